@@ -1,0 +1,116 @@
+"""The envelope around an event: CloudEvents attributes on the wire, in binary mode as Kafka headers.
+
+The headers carry all of it, so that a consumer fences, deduplicates and skips a record without its body.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from libs.events.base import Event
+
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+
+TENANT = "main"
+CONTENT_TYPE = "application/json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """What is known of an event besides its data (domain.md, section 2); `occurred_at` and `recorded_at` are UTC."""
+
+    event_id: str
+    event_type: str
+    schema_version: int
+    stream_id: str
+    stream_version: int
+    occurred_at: datetime
+    recorded_at: datetime
+    correlation_id: str
+    causation_id: str
+    source: str = ""
+    idempotency_key: str = ""
+    channel: str = ""
+    actor: str = ""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Envelope, Generic[E_co]):
+    """An event with its envelope: what `react`, `follow` and views get."""
+
+    event: E_co = field()
+
+
+_OPTIONAL = (
+    ("ce_idempotencykey", "idempotency_key"),
+    ("ce_channel", "channel"),
+    ("ce_actor", "actor"),
+    ("traceparent", "traceparent"),
+)
+
+
+def to_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
+    """The Kafka headers of a stored event, CloudEvents 1.0 binary mode with `traceparent` beside."""
+    headers = [
+        ("content-type", CONTENT_TYPE),
+        ("ce_specversion", "1.0"),
+        ("ce_id", envelope.event_id),
+        ("ce_type", envelope.event_type),
+        ("ce_source", envelope.source),
+        ("ce_subject", envelope.stream_id),
+        ("ce_time", envelope.occurred_at.isoformat()),
+        ("ce_recordedtime", envelope.recorded_at.isoformat()),
+        ("ce_dataschemaversion", str(envelope.schema_version)),
+        ("ce_aggregateversion", str(envelope.stream_version)),
+        ("ce_correlationid", envelope.correlation_id),
+        ("ce_causationid", envelope.causation_id),
+        ("ce_tenantid", TENANT),
+    ]
+    headers += [(name, value) for name, attribute in _OPTIONAL if (value := getattr(envelope, attribute))]
+    return [(name, value.encode()) for name, value in headers]
+
+
+class MalformedHeaders(ValueError):
+    """The record's headers are not those of an event."""
+
+
+def headers_of(raw: Iterable[tuple[str, bytes]]) -> Mapping[str, str]:
+    """Header names to text. Raises MalformedHeaders for a repeated, oversized or undecodable header."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        if name in headers:
+            raise MalformedHeaders(f"header {name!r} is repeated")
+        if value is None or len(value) > 8192:
+            raise MalformedHeaders(f"header {name!r} is empty or longer than 8 KiB")
+        try:
+            headers[name] = value.decode()
+        except UnicodeDecodeError:
+            raise MalformedHeaders(f"header {name!r} is not UTF-8") from None
+    return headers
+
+
+def from_headers(headers: Mapping[str, str]) -> Envelope:
+    """The envelope of a record on one of our own topics. Raises MalformedHeaders naming what is missing or wrong."""
+    try:
+        stream_version = int(headers["ce_aggregateversion"])
+        if stream_version < 1:
+            raise MalformedHeaders("ce_aggregateversion is below 1")
+        return Envelope(
+            event_id=headers["ce_id"],
+            event_type=headers["ce_type"],
+            schema_version=int(headers["ce_dataschemaversion"]),
+            stream_id=headers["ce_subject"],
+            stream_version=stream_version,
+            occurred_at=datetime.fromisoformat(headers["ce_time"]),
+            recorded_at=datetime.fromisoformat(headers["ce_recordedtime"]),
+            correlation_id=headers["ce_correlationid"],
+            causation_id=headers["ce_causationid"],
+            source=headers.get("ce_source", ""),
+            **{attribute: headers.get(name, "") for name, attribute in _OPTIONAL},
+        )
+    except KeyError as missing:
+        raise MalformedHeaders(f"header {missing.args[0]!r} is missing") from None
+    except ValueError as wrong:
+        raise MalformedHeaders(str(wrong)) from None

@@ -1,0 +1,46 @@
+"""The record that lists everything one service is made of: the first thing a reader of a service opens."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from fastapi import APIRouter
+
+from libs.events.envelope import Recorded
+from libs.events.topics import Topic
+from libs.runtime.decider import Decider
+from libs.runtime.effect import Effect
+from libs.runtime.projection import Projection
+
+C = TypeVar("C")
+
+
+def _reacts_to_nothing(_recorded: Recorded[Any]) -> Sequence[Any]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects(Generic[C]):
+    """`follow` says which calls an own event intends; `perform` makes one and says what it means as a command."""
+
+    follow: Callable[[Recorded[Any]], Sequence[Effect]]
+    perform: Callable[[Effect, Any], Awaitable[C]]
+    gateway: Any
+    concurrency: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service(Generic[C]):
+    """One service. With a decider it reacts to what it hears; without one it only stores and projects what it hears.
+
+    `wants` are the event classes that `react` does something with: only those are decoded.
+    """
+
+    name: str
+    subscribes: Sequence[Topic] = ()
+    wants: frozenset[type] = frozenset()
+    decider: Decider[C] | None = None
+    react: Callable[[Recorded[Any]], Sequence[C]] = field(default=_reacts_to_nothing)
+    effects: Effects[C] | None = None
+    projections: Sequence[Projection[Any]] = ()
+    router: APIRouter | None = None
