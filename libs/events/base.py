@@ -3,7 +3,13 @@
 from datetime import datetime
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _no_number(moment: object) -> object:
+    if not isinstance(moment, str | datetime):
+        raise ValueError("not a date and time")  # noqa: TRY004  pydantic turns only a ValueError into a fault
+    return moment
 
 
 def _in_window(moment: datetime) -> datetime:
@@ -16,7 +22,9 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 """An identifier that may become part of a stream id or a Kafka key: ASCII, at most 128 characters."""
 
 Text = Annotated[str, Field(max_length=1024)]
-Moment = Annotated[AwareDatetime, AfterValidator(_in_window)]
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_no_number), AfterValidator(_in_window)]
+"""An ISO 8601 text with an offset, within the years 2000 to 2099; as strict from parsed JSON as from its text."""
+
 Quantity = Annotated[int, Field(ge=1, le=1_000_000)]
 Minor = Annotated[int, Field(ge=0, lt=2**63)]
 """Money in minor units of the currency that stands beside it."""

@@ -91,7 +91,7 @@ class ChannelEvent(Event):
 class OrderPlaced(ChannelEvent):
     placed_at: Moment
     currency: Currency
-    lines: Annotated[tuple[PlacedLine, ...], Field(min_length=1, max_length=500)]
+    lines: Annotated[tuple[PlacedLine, ...], Field(min_length=1, max_length=500, strict=False)]
     shipping: PlacedShipping = PlacedShipping()
     totals: PlacedTotals
     payment: PlacedPayment = PlacedPayment()

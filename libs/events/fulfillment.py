@@ -5,7 +5,9 @@ from typing import ClassVar, Literal
 
 from libs.events.base import Destination, Event, Pii, ReleaseLine, Value
 
-TrackingStatus = Literal["PRE_TRANSIT", "PICKED_UP", "IN_TRANSIT", "OUT_FOR_DELIVERY", "DELIVERED"]
+TrackingStatus = Literal[
+    "PRE_TRANSIT", "PICKED_UP", "IN_TRANSIT", "OUT_FOR_DELIVERY", "DELIVERED", "LOST", "RETURN_TO_SENDER"
+]
 
 
 class Package(Value):
@@ -92,6 +94,9 @@ class ShipmentDispatched(ShipmentEvent):
 
 
 class ShipmentTrackingUpdated(ShipmentEvent):
+    """One package moved forward and no event of the whole shipment says so. Of several packages some may move (and
+    even be LOST) before the last one is picked up, which dispatches the shipment."""
+
     package_id: str
     status: TrackingStatus
     rank: int

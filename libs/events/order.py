@@ -122,7 +122,7 @@ class OrderConfirmed(OrderEvent):
 
 
 class FulfillmentRequested(OrderEvent):
-    """A release: what one node shall ship of the order, by `ship_by` (T10)."""
+    """A release: what one node shall ship of the order, by `ship_by` (T10). `deliver_by` (T11) is the order's alarm."""
 
     request_id: str
     release_id: str
@@ -131,6 +131,7 @@ class FulfillmentRequested(OrderEvent):
     shipping_method: str
     destination: Destination
     ship_by: datetime
+    deliver_by: datetime | None = None
     pii: Pii
 
 
@@ -170,6 +171,8 @@ class OrderCompleted(OrderEvent):
 class OrderCancellationStarted(OrderEvent):
     """A cancellation that overtook its order: kept, so that the order is cancelled when it arrives."""
 
+    channel: str = ""
+    external_order_id: str = ""
     reason: str
 
 

@@ -103,10 +103,17 @@ class RefundFailed(PaymentEvent):
 
 
 class PaymentOutcomeUnknown(PaymentEvent):
-    """The PSP was called and did not say what became of it: it is looked up, never guessed, never sent anew."""
+    """The PSP was called and did not say what became of it: it is looked up, never guessed, never sent under a new key.
+
+    Looked up at `look_up_at`. If the PSP knows nothing of it, the same intent is submitted again under the same key,
+    and may become unknown again: an operation has at most one outcome, but any number of these before it.
+    """
 
     operation: Operation
     idempotency_key: str
+    amount: int = 0
+    currency: str = ""
+    look_up_at: datetime | None = None
 
 
 class PaymentOutcomeResolved(PaymentEvent):

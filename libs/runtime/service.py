@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from fastapi import APIRouter
 
+from libs.events.base import Event
 from libs.events.envelope import Recorded
 from libs.events.topics import Topic
 from libs.runtime.decider import Decider
@@ -38,7 +39,7 @@ class Service(Generic[C]):
 
     name: str
     subscribes: Sequence[Topic] = ()
-    wants: frozenset[type] = frozenset()
+    wants: frozenset[type[Event]] = frozenset()
     decider: Decider[C] | None = None
     react: Callable[[Recorded[Any]], Sequence[C]] = field(default=_reacts_to_nothing)
     effects: Effects[C] | None = None

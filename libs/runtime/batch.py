@@ -1,0 +1,289 @@
+"""One batch in memory: the states it loaded, the events it decided, the view rows they change."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from libs.events.codec import encode, event_type, partition_key
+from libs.events.envelope import Recorded
+from libs.runtime import telemetry
+from libs.runtime.decider import Aggregate, CommandRejected, States, Stream, Wake
+from libs.runtime.errors import DataFault
+from libs.runtime.identity import Cause, event_ids
+from libs.runtime.intake import recorded_of
+from libs.runtime.projection import Projection
+from libs.runtime.service import Service
+from libs.runtime.storage import (
+    Changes,
+    Head,
+    NewEffect,
+    NewHead,
+    StoredEvent,
+    Transaction,
+    ViewChange,
+    ViewRow,
+)
+
+
+@contextmanager
+def blamed_on_data(what: str) -> Iterator[None]:
+    """Whatever the domain's own code raises is the fault of what it was given."""
+    try:
+        yield
+    except (CommandRejected, DataFault):
+        raise
+    except Exception as error:
+        raise DataFault(f"{what}: {type(error).__name__}: {error}") from error
+
+
+@cache
+def fingerprint(evolve: Callable[..., Any]) -> str:
+    """Names the code that made a state; a snapshot made by other code is refolded."""
+    module = inspect.getmodule(evolve)
+    source = inspect.getsource(module) if module is not None else repr(evolve)
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+@cache
+def state_adapter(aggregate: Aggregate[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(type(aggregate.initial_state()))
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """A stream as this batch sees it: `version` moves on with what the batch decides.
+
+    `touched` asks for its head to be written: it was woken, or (`appended`) has new events.
+    """
+
+    aggregate: Aggregate[Any]
+    head: Head | None
+    state: Any
+    version: int
+    snapshot_version: int
+    touched: bool = False
+    appended: bool = False
+
+
+@dataclass(slots=True)
+class Batch:
+    """Stages what one transaction will write. Nothing here touches the database but `load` and `fold_views`."""
+
+    service: Service[Any]
+    consumer: str
+    now: datetime
+    snapshot_every: int
+    _streams: dict[str, _Loaded] = field(default_factory=dict)
+    _recorded: list[Recorded[Any]] = field(default_factory=list)
+    _stored: list[StoredEvent] = field(default_factory=list)
+    _effects: list[NewEffect] = field(default_factory=list)
+    _views: list[ViewChange] = field(default_factory=list)
+    _ids: dict[str, Iterator[str]] = field(default_factory=dict)
+
+    def _named(self, command: Any, locked: bool) -> Sequence[Stream[Any]]:
+        decider = self.service.decider
+        assert decider is not None
+        if isinstance(command, Wake):
+            return [Stream(decider.aggregate_of(command.stream_id), command.stream_id)] if locked else []
+        with blamed_on_data("streams"):
+            return decider.streams(command) if locked else decider.reads(command)
+
+    async def load(self, tx: Transaction, commands: Iterable[Any]) -> None:
+        """Locks the heads of all streams that the commands may write, then reads what stands behind them."""
+        written: dict[str, Stream[Any]] = {}
+        read: dict[str, Stream[Any]] = {}
+        for command in commands:
+            written |= {stream.stream_id: stream for stream in self._named(command, locked=True)}
+            read |= {stream.stream_id: stream for stream in self._named(command, locked=False)}
+        if not written:
+            return
+        heads = dict(await tx.lock_heads(sorted(written)))
+        only_read = sorted(read.keys() - written.keys())
+        if only_read:
+            heads |= await tx.read_heads(only_read)
+        for stream_id, stream in (read | written).items():
+            self._streams[stream_id] = self._from_snapshot(stream.aggregate, heads.get(stream_id))
+        stale = {
+            stream_id: loaded.version
+            for stream_id, loaded in self._streams.items()
+            if loaded.head is not None and loaded.version < loaded.head.stream_version
+        }
+        if stale:
+            for stored in await tx.load_events(stale):
+                self._refold(stored)
+
+    def _from_snapshot(self, aggregate: Aggregate[Any], head: Head | None) -> _Loaded:
+        initial = aggregate.initial_state()
+        if head is None or head.snapshot is None or head.snapshot_fingerprint != fingerprint(aggregate.evolve):
+            return _Loaded(aggregate, head, initial, 0, 0)
+        state = state_adapter(aggregate).validate_json(head.snapshot)
+        return _Loaded(aggregate, head, state, head.snapshot_version, head.snapshot_version)
+
+    def _refold(self, stored: StoredEvent) -> None:
+        loaded = self._streams[stored.envelope.stream_id]
+        recorded = recorded_of(stored)
+        with blamed_on_data("evolve"):
+            assert recorded is not None, f"own event {stored.envelope.event_type} is unknown"
+            loaded.state = loaded.aggregate.evolve(loaded.state, recorded.event)
+        loaded.version = stored.envelope.stream_version
+
+    def version_of(self, stream_id: str) -> int:
+        return self._streams[stream_id].version
+
+    def decide(self, command: Any, cause: Cause) -> Sequence[Recorded[Any]]:
+        """What the command makes happen, all or none of it. Raises CommandRejected, DataFault."""
+        decider = self.service.decider
+        assert decider is not None
+        written = self._named(command, locked=True)
+        named = {stream.stream_id for stream in (*written, *self._named(command, locked=False))}
+        states = States({stream_id: self._streams[stream_id].state for stream_id in named})
+        with (
+            telemetry.span(f"decide {type(command).__name__}", cause.traceparent) as traceparent,
+            blamed_on_data(type(command).__name__),
+        ):
+            events = decider.decide(command, states, self.now)
+            folded = {stream.stream_id: self._streams[stream.stream_id].state for stream in written}
+            for event in events:
+                evolve = self._streams[event.stream_id].aggregate.evolve
+                folded[event.stream_id] = evolve(folded[event.stream_id], event)
+            if isinstance(command, Wake):
+                self._check_rest(command.stream_id, folded[command.stream_id])
+        for stream_id, state in folded.items():
+            self._streams[stream_id].state = state
+        recorded = [self._record(event, cause, traceparent) for event in events]
+        self._recorded += recorded
+        return recorded
+
+    def _check_rest(self, stream_id: str, state: Any) -> None:
+        loaded = self._streams[stream_id]
+        loaded.touched = True
+        due = loaded.aggregate.due(state)
+        if due is not None and due <= self.now:
+            telemetry.alarm("wake_did_not_rest", stream_id=stream_id)
+
+    def _record(self, event: Any, cause: Cause, traceparent: str) -> Recorded[Any]:
+        loaded = self._streams[event.stream_id]
+        loaded.version += 1
+        loaded.touched = loaded.appended = True
+        ids = self._ids.setdefault(cause.causation_id, event_ids(cause, self.service.name, self.consumer))
+        recorded = Recorded(
+            event=event,
+            event_id=next(ids),
+            event_type=event_type(type(event)),
+            schema_version=event.schema_version,
+            stream_id=event.stream_id,
+            stream_version=loaded.version,
+            occurred_at=self.now,
+            recorded_at=self.now,
+            correlation_id=str(getattr(event, "order_id", "") or cause.correlation_id or event.stream_id),
+            causation_id=cause.causation_id,
+            source=f"/{self.service.name}-service",
+            idempotency_key=cause.idempotency_key or str(getattr(event, "request_id", "")),
+            channel=cause.channel,
+            actor=cause.actor,
+            traceparent=traceparent,
+        )
+        self._stored.append(StoredEvent(recorded, encode(event), partition_key(event)))
+        self._follow(recorded)
+        return recorded
+
+    def _follow(self, recorded: Recorded[Any]) -> None:
+        if self.service.effects is None:
+            return
+        with blamed_on_data("follow"):
+            effects = self.service.effects.follow(recorded)
+        cause = Cause(causation_id=recorded.event_id, at=recorded.recorded_at)
+        for effect, effect_id in zip(effects, event_ids(cause, self.service.name, "effect"), strict=False):
+            due_at = effect.due_at or self.now
+            self._effects.append(
+                NewEffect(
+                    effect_id, effect.kind, effect.key, recorded.stream_id, recorded.stream_version, due_at
+                )
+            )
+
+    def keep(self, stored: StoredEvent, recorded: Recorded[Any] | None) -> None:
+        """Stores an event that was heard, as it was heard (tracking)."""
+        self._stored.append(stored)
+        if recorded is not None:
+            self._recorded.append(recorded)
+
+    async def fold_views(self, tx: Transaction) -> None:
+        for projection in sorted(self.service.projections, key=lambda projection: projection.name):
+            by_key: dict[str, list[Recorded[Any]]] = {}
+            with blamed_on_data(f"view {projection.name}"):
+                for recorded in self._recorded:
+                    if (key := projection.key(recorded)) is not None:
+                        by_key.setdefault(key, []).append(recorded)
+            if by_key:
+                rows = await tx.lock_views(projection.name, sorted(by_key))
+                with blamed_on_data(f"view {projection.name}"):
+                    self._views += [
+                        change
+                        for key, items in by_key.items()
+                        if (change := folded_row(projection, key, rows.get(key), items)) is not None
+                    ]
+
+    def changes(self) -> Changes:
+        publish = self.service.decider is not None
+        return Changes(
+            now=self.now,
+            consumer=self.consumer,
+            heads=[self._new_head(stream_id) for stream_id, loaded in self._streams.items() if loaded.touched],
+            events=self._stored,
+            publish=publish,
+            views=self._views,
+            effects=self._effects,
+        )
+
+    def _new_head(self, stream_id: str) -> NewHead:
+        loaded = self._streams[stream_id]
+        due = loaded.aggregate.due(loaded.state)
+        if due is not None and due <= self.now and not loaded.appended:
+            due = None  # a wake that decided nothing and is still due is a defect (alarmed): it must not spin
+        snapshot, snapshot_version = None, 0
+        if loaded.version - loaded.snapshot_version >= self.snapshot_every:
+            snapshot = state_adapter(loaded.aggregate).dump_json(loaded.state)
+            snapshot_version = loaded.version
+        return NewHead(
+            stream_id,
+            loaded.version,
+            loaded.head is not None,
+            due,
+            snapshot,
+            snapshot_version,
+            fingerprint(loaded.aggregate.evolve) if snapshot else "",
+        )
+
+    @property
+    def recorded(self) -> Sequence[Recorded[Any]]:
+        return self._recorded
+
+    @property
+    def effects_added(self) -> bool:
+        return bool(self._effects)
+
+
+def folded_row(
+    projection: Projection[Any], key: str, row: ViewRow | None, items: Sequence[Recorded[Any]]
+) -> ViewChange | None:
+    """A view's row after these events; None where they change nothing. An event it has folded already is left out."""
+    view = projection.view.model_validate_json(row.data) if row is not None else None
+    versions: dict[str, int] = dict(row.versions) if row is not None else {}
+    before = view
+    for recorded in items:
+        if recorded.stream_version <= versions.get(recorded.stream_id, 0):
+            continue
+        view = projection.evolve(view, recorded)
+        versions[recorded.stream_id] = recorded.stream_version
+    if view is None:
+        return ViewChange(projection.name, key, None, row is not None) if before is not None else None
+    return ViewChange(projection.name, key, ViewRow(view.model_dump_json().encode(), versions), row is not None)
+
+

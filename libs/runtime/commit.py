@@ -1,0 +1,44 @@
+"""Group commit: callers that arrive while a commit is under way share the next one."""
+
+import asyncio
+import random
+
+from libs.runtime import telemetry
+from libs.runtime.errors import Unavailable
+from libs.runtime.handler import Answer, Handler, Request
+
+
+class GroupCommit:
+    """Gathers requests into batches for the handler; one batch is under way at a time."""
+
+    def __init__(self, handler: Handler, *, limit: int = 500) -> None:
+        self._handler = handler
+        self._limit = limit
+        self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[Answer]]] = asyncio.Queue(maxsize=10_000)
+
+    async def submit(self, request: Request) -> Answer:
+        """The answer, after its transaction has committed."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        await self._waiting.put((request, answer))
+        return await answer
+
+    async def run(self) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < self._limit and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            answers = await self._decided([request for request, _ in batch])
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+    async def _decided(self, requests: list[Request]) -> list[Answer]:
+        # If the outcome of a commit is unknown, the same batch finds its own answers when it is repeated.
+        delay = 0.05
+        while True:
+            try:
+                return await self._handler.handle_requests(requests)
+            except Unavailable:
+                telemetry.count("oms.retries", why="unavailable")
+                await asyncio.sleep(delay * (0.5 + random.random()))
+                delay = min(delay * 2, 2.0)

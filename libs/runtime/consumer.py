@@ -1,0 +1,231 @@
+"""Moves records of other services' topics into the handler: once in effect, in order per stream.
+
+The position is in PostgreSQL and its fence decides what may be handled (design, section 6), so nothing here listens to
+rebalances: aiokafka's listener is no barrier. What Kafka thinks the position is only feeds lag tools.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+)
+
+from libs.runtime import telemetry
+from libs.runtime.errors import Unavailable
+from libs.runtime.handler import Handled, Handler
+from libs.runtime.intake import Record
+from libs.runtime.kafka import new_consumer
+from libs.runtime.settings import Settings
+from libs.runtime.storage import Partition
+
+log = structlog.get_logger()
+
+_BROKER_AWAY = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError)
+_COMMIT_EVERY_SECONDS = 2.0
+_REFUSALS = 20
+
+
+class Consumer:
+    """One member of the service's consumer group. `halted` partitions wait for an operator, with the reason."""
+
+    def __init__(self, handler: Handler, settings: Settings) -> None:
+        self._handler = handler
+        self._settings = settings
+        self._consumer: AIOKafkaConsumer | None = None
+        self._positions: dict[Partition, int] = {}
+        self._trimmed: frozenset[Partition] = frozenset()
+        self._committed_at = 0.0
+        self._refusals: dict[Partition, tuple[int, int]] = {}
+        self.halted: dict[Partition, str] = {}
+        self.assigned = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        self._consumer = await self._started(stop)
+        if self._consumer is None:
+            return
+        try:
+            while not stop.is_set():
+                await self._round(stop)
+        finally:
+            await self._leave()
+
+    async def _started(self, stop: asyncio.Event) -> AIOKafkaConsumer | None:
+        while not stop.is_set():
+            consumer = new_consumer(self._settings, self._handler.consumer)
+            consumer.subscribe([topic.name for topic in self._handler.service.subscribes])
+            try:
+                await consumer.start()
+                return consumer
+            except KafkaError as error:
+                log.warning("consumer.waiting", reason=str(error))
+                telemetry.count("oms.retries", why="kafka_away")
+                await asyncio.wait_for(consumer.stop(), 5)
+                await asyncio.sleep(0.5 + random.random())
+        return None
+
+    async def _round(self, stop: asyncio.Event) -> None:
+        consumer = self._consumer
+        assert consumer is not None
+        try:
+            fetched = await consumer.getmany(
+                timeout_ms=self._settings.poll_ms, max_records=self._settings.batch_records
+            )
+            new = await self._take_new_partitions()
+        except _BROKER_AWAY as error:
+            log.warning("consumer.waiting", reason=str(error))
+            await asyncio.sleep(0.5 + random.random())
+            return
+        records = [_record(item) for items in fetched.values() for item in items]
+        records = [record for record in records if record.partition not in self.halted and record.partition not in new]
+        if records:
+            began = time.monotonic()
+            handled = await self._handled(records, stop)
+            if handled is not None:
+                self._follow_up(handled, records)
+                for topic, key in handled.healed:
+                    await self._handler.release(topic, key)
+                telemetry.observe("oms.batch.size", len(records), consumer=self._handler.consumer)
+                telemetry.observe("oms.batch.duration", time.monotonic() - began, consumer=self._handler.consumer)
+        await self._commit_for_lag_tools()
+
+    async def _handled(self, records: Sequence[Record], stop: asyncio.Event) -> Handled | None:
+        """Repeats the batch while the database is away; None when asked to stop meanwhile."""
+        delay = 0.1
+        while not stop.is_set():
+            try:
+                return await self._handler.handle_records(records, self._trimmed)
+            except Unavailable as error:
+                log.warning("consumer.waiting", reason=str(error))
+                telemetry.count("oms.retries", why="postgres_away")
+                await asyncio.sleep(delay * (0.5 + random.random()))
+                delay = min(delay * 2, 2.0)
+        return None
+
+    def _follow_up(self, handled: Handled, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.partition not in handled.refused:
+                self._positions[record.partition] = record.offset + 1
+        for partition, expected in handled.refused.items():
+            self._refuse(partition, expected)
+        for partition, reason in handled.halted.items():
+            self._halt(partition, reason)
+
+    def _refuse(self, partition: Partition, expected: int) -> None:
+        """The fence said no: go on where it says. The same place again and again means that the log has a hole."""
+        before, times = self._refusals.get(partition, (-1, 0))
+        self._refusals[partition] = (expected, times + 1 if before == expected else 1)
+        if self._refusals[partition][1] > _REFUSALS:
+            self._halt(partition, f"the log has no record at the stored offset {expected}")
+            return
+        telemetry.count("oms.retries", why="fence")
+        log.info("consumer.refused", topic=partition.topic, partition=partition.number, expected=expected)
+        self._seek(partition, expected)
+
+    def _seek(self, partition: Partition, offset: int) -> None:
+        assert self._consumer is not None
+        try:
+            self._consumer.seek(TopicPartition(partition.topic, partition.number), offset)
+        except IllegalStateError:
+            pass  # no longer ours: its new owner goes on from the same position
+        self._positions[partition] = offset
+
+    def _halt(self, partition: Partition, reason: str) -> None:
+        assert self._consumer is not None
+        self.halted[partition] = reason
+        telemetry.alarm("partition_halted", topic=partition.topic, partition=partition.number, reason=reason)
+        try:
+            self._consumer.pause(TopicPartition(partition.topic, partition.number))
+        except IllegalStateError:
+            self.halted.pop(partition)
+
+    async def _take_new_partitions(self) -> set[Partition]:
+        """Holds the stored position of a newly assigned partition against its log, and goes on from there."""
+        consumer = self._consumer
+        assert consumer is not None
+        assigned = {Partition(tp.topic, tp.partition): tp for tp in consumer.assignment()}
+        self.assigned = bool(assigned)
+        for partition in self._positions.keys() - assigned.keys():
+            self._positions.pop(partition)
+            self.halted.pop(partition, None)
+        new = {partition: tp for partition, tp in assigned.items() if partition not in self._positions}
+        if not new:
+            return set()
+        beginnings = await consumer.beginning_offsets(list(new.values()))
+        ends = await consumer.end_offsets(list(new.values()))
+        stored = await self._stored_positions({partition: beginnings[tp] for partition, tp in new.items()})
+        self._trimmed |= {partition for partition, tp in new.items() if beginnings[tp] > 0}
+        for partition, tp in new.items():
+            position = stored[partition]
+            self._seek(partition, position)
+            if not beginnings[tp] <= position <= ends[tp]:
+                self._halt(
+                    partition,
+                    f"stored offset {position} is outside the log, {beginnings[tp]} to {ends[tp]}",
+                )
+        return set(new)
+
+    async def _stored_positions(self, beginnings: dict[Partition, int]) -> dict[Partition, int]:
+        while True:
+            try:
+                return dict(await self._handler.storage.ensure_positions(self._handler.consumer, beginnings))
+            except Unavailable as error:
+                log.warning("consumer.waiting", reason=str(error))
+                await asyncio.sleep(0.5 + random.random())
+
+    async def _commit_for_lag_tools(self) -> None:
+        if not self._positions or time.monotonic() - self._committed_at < _COMMIT_EVERY_SECONDS:
+            return
+        assert self._consumer is not None
+        self._committed_at = time.monotonic()
+        assigned = self._consumer.assignment()
+        offsets = {
+            tp: offset
+            for partition, offset in self._positions.items()
+            if (tp := TopicPartition(partition.topic, partition.number)) in assigned
+        }
+        try:
+            if offsets:
+                await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError, KafkaError):
+            telemetry.count("oms.retries", why="kafka_commit")  # advisory: the position is in PostgreSQL
+
+    async def lag(self) -> dict[str, int]:
+        """Records behind the end of the log, by topic, of the partitions that this member owns."""
+        if self._consumer is None:
+            return {}
+        owned = {p: TopicPartition(p.topic, p.number) for p in self._positions}
+        ends = await self._consumer.end_offsets(list(owned.values())) if owned else {}
+        lags: dict[str, int] = {}
+        for partition, tp in owned.items():
+            lags[partition.topic] = lags.get(partition.topic, 0) + ends[tp] - self._positions.get(partition, ends[tp])
+        return lags
+
+    async def _leave(self) -> None:
+        assert self._consumer is not None
+        try:
+            await asyncio.wait_for(self._consumer.stop(), 5)
+        except TimeoutError:
+            log.warning("consumer.abandoned")
+
+
+def _record(item: Any) -> Record:
+    return Record(
+        Partition(item.topic, item.partition),
+        item.offset,
+        item.key,
+        item.headers,
+        item.value,
+        datetime.fromtimestamp(max(item.timestamp, 0) / 1000, UTC),
+    )

@@ -1,0 +1,178 @@
+"""The application around a service's router: problem+json, limits on what comes in, health and metrics."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from libs.events import strict_json
+from libs.events.inbound import MAX_BYTES, faults_of
+from libs.runtime.api import Ports, Problem, Rejected
+from libs.runtime.decider import CommandRejected
+from libs.runtime.errors import Unavailable
+from libs.runtime.service import Service
+
+Health = Callable[[], Awaitable[Mapping[str, Any]]]
+
+BODY_SECONDS = 10.0
+
+
+def problem_response(problem: Problem) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": problem.code.replace("_", " "),
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+        **({"errors": list(problem.errors)} if problem.errors else {}),
+        **problem.extra,
+    }
+    headers = {"retry-after": "1"} if problem.status in (503, 504) else {}
+    return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
+
+
+class BodyGuard:
+    """Reads a request's body within a limit of bytes and time, and lets through only strict JSON.
+
+    Callbacks are only measured here: their signature is checked before anything is parsed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _read_body(receive)
+            if body and not scope["path"].startswith("/callbacks/"):
+                _check_json(scope, body)
+        except Problem as problem:
+            response = problem_response(problem)
+            if problem.status in (408, 413):
+                response.headers["connection"] = "close"
+            await response(scope, receive, send)
+            return
+        except TimeoutError:
+            response = problem_response(Problem(408, "body_timeout", "the body did not arrive in time"))
+            response.headers["connection"] = "close"
+            await response(scope, receive, send)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+
+async def _read_body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "body_incomplete", "the connection ended before the body did")
+        body += message.get("body", b"")
+        if len(body) > MAX_BYTES:
+            raise Problem(413, "body_too_large", f"at most {MAX_BYTES} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _check_json(scope: Scope, body: bytes) -> None:
+    headers = dict(scope["headers"])
+    content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if content_type != b"application/json" and not content_type.endswith(b"+json"):
+        raise Problem(415, "media_type_unsupported", "send application/json")
+    try:
+        strict_json.loads(body)
+    except strict_json.JsonFault as fault:
+        raise Problem(422 if fault.code == "number_out_of_range" else 400, fault.code, str(fault)) from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replayed() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+async def _on_problem(_request: Request, problem: Problem) -> Response:
+    return problem_response(problem)
+
+
+async def _on_rejection(_request: Request, rejection: CommandRejected) -> Response:
+    problem = Problem(409, rejection.code, str(rejection))
+    if isinstance(rejection, Rejected):
+        problem.extra["current_version"] = rejection.stream_version
+    return problem_response(problem)
+
+
+async def _on_invalid(_request: Request, error: RequestValidationError) -> Response:
+    faults = faults_of(error.errors())
+    code = faults[0].code if len({fault.code for fault in faults}) == 1 else "invalid"
+    errors = [fault.model_dump() for fault in faults]
+    return problem_response(Problem(422, code, "the request is not of the documented shape", errors))
+
+
+async def _on_http(_request: Request, error: HTTPException) -> Response:
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    return problem_response(Problem(error.status_code, codes.get(error.status_code, "refused"), str(error.detail)))
+
+
+async def _on_unavailable(_request: Request, _error: Unavailable) -> Response:
+    return problem_response(Problem(503, "unavailable", "the database is away; repeat with the same Idempotency-Key"))
+
+
+def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
+    """`health` gives {"ready": bool, …}: readiness, and what /status shows."""
+    app = FastAPI(title=f"Orderloom {service.name}", version="1", docs_url="/docs", redoc_url=None)
+    app.state.ports = ports
+    app.state.clock = lambda: datetime.now(UTC)
+    app.add_middleware(BodyGuard)
+    handlers: Mapping[type[Exception], Any] = {
+        Problem: _on_problem,
+        CommandRejected: _on_rejection,
+        RequestValidationError: _on_invalid,
+        HTTPException: _on_http,
+        Unavailable: _on_unavailable,
+    }
+    for error, handler in handlers.items():
+        app.add_exception_handler(error, handler)
+    if service.router is not None:
+        app.include_router(service.router)
+    _add_health(app, health)
+    return app
+
+
+def _add_health(app: FastAPI, health: Health) -> None:
+    @app.get("/livez", include_in_schema=False)
+    async def livez() -> PlainTextResponse:
+        return PlainTextResponse("alive")  # the loop answers: that is all that liveness asks
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> JSONResponse:
+        state = await health()
+        return JSONResponse({"ready": state["ready"]}, 200 if state["ready"] else 503)
+
+    @app.get("/startupz", include_in_schema=False)
+    async def startupz() -> PlainTextResponse:
+        return PlainTextResponse("started")
+
+    @app.get("/status", include_in_schema=False)
+    async def status() -> JSONResponse:
+        return JSONResponse(dict(await health()))
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,39 @@
+"""Kafka clients as this product needs them. aiokafka's defaults (acks=1, latest, auto-commit) would lose orders."""
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.partitioner import murmur2
+
+from libs.runtime.settings import Settings
+
+MAX_REQUEST_BYTES = 1024 * 1024
+
+
+def new_producer(settings: Settings) -> AIOKafkaProducer:
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        # A record batch a partition and round: the default of 16 KB would cut it to pieces.
+        max_batch_size=MAX_REQUEST_BYTES,
+        max_request_size=MAX_REQUEST_BYTES + 64 * 1024,
+        request_timeout_ms=10_000,
+    )
+
+
+def new_consumer(settings: Settings, group: str) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        group_id=group,
+        # Positions are in PostgreSQL; what is committed to Kafka only feeds lag tools.
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=settings.kafka_session_ms,
+        heartbeat_interval_ms=settings.kafka_heartbeat_ms,
+        rebalance_timeout_ms=settings.kafka_rebalance_ms,
+    )
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Kafka's own partitioner, over the partition count that the topic table names."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions  # type: ignore[no-any-return]

@@ -1,0 +1,83 @@
+"""`python -m services.<name> api|worker|migrate|describe`: one image, one command, every role."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from libs.runtime import telemetry
+from libs.runtime.migrate import MigrationFailed, migrate
+from libs.runtime.service import Service
+from libs.runtime.settings import Settings
+from libs.runtime.worker import Process
+
+Build = Callable[[Settings], Service[Any]]
+
+ROLES = ("api", "worker", "migrate", "describe")
+
+
+def main(name: str, build: Build) -> None:
+    """Runs the command line of one service. `build` makes its record from the settings."""
+
+    def command(
+        roles: Annotated[
+            list[str],
+            typer.Argument(
+                help="`api` serves HTTP; `worker` consumes, relays, calls and wakes; both may share a process. "
+                "`migrate` brings the database to this release and ends. `describe` prints what the service consumes, "
+                "publishes and serves."
+            ),
+        ],
+    ) -> None:
+        unknown = [role for role in roles if role not in ROLES]
+        if unknown:
+            raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(ROLES)}")
+        settings = Settings()
+        _run(name, build, settings, frozenset(roles))
+
+    typer.run(command)
+
+
+def _run(name: str, build: Build, settings: Settings, roles: frozenset[str]) -> None:
+    exporter = None
+    if settings.otlp_endpoint:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
+    telemetry.configure(
+        f"oms-{name}", log_level=settings.log_level, trace_ratio=settings.trace_ratio, exporter=exporter
+    )
+    service = build(settings)
+    if "describe" in roles:
+        typer.echo(describe(service))
+        return
+    if "migrate" in roles:
+        try:
+            asyncio.run(migrate(service, settings))
+        except MigrationFailed as error:
+            typer.echo(f"migration failed: {error}", err=True)
+            sys.exit(1)
+        return
+    if sys.platform != "win32":
+        import uvloop
+
+        uvloop.run(Process(service, settings, roles).run())
+    else:
+        asyncio.run(Process(service, settings, roles).run())
+
+
+def describe(service: Service[Any]) -> str:
+    """What a service consumes, publishes and serves, from its own record."""
+    lines = [f"service   {service.name}"]
+    lines += [f"consumes  {topic.name}" for topic in service.subscribes]
+    lines += [f"reacts to {name}" for name in sorted(cls.__name__ for cls in service.wants)]
+    if service.decider is not None:
+        lines += [f"writes    {aggregate.category}-…" for aggregate in service.decider.aggregates]
+    lines += [f"projects  {projection.name}" for projection in service.projections]
+    if service.router is not None:
+        for route in service.router.routes:
+            methods = ",".join(sorted(getattr(route, "methods", None) or []))
+            lines.append(f"serves    {methods} {getattr(route, 'path', '')}")
+    return "\n".join(lines)

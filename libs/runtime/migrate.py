@@ -1,0 +1,101 @@
+"""Brings a service's database to this release: numbered SQL by dbmate, then the tables of its views, then grants.
+
+Runs as the owner role. The application's role may not change or delete events.
+"""
+
+import asyncio
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import structlog
+
+from libs.runtime.projection import Projection
+from libs.runtime.service import Service
+from libs.runtime.settings import Settings
+
+log = structlog.get_logger()
+
+_APP_MAY = {
+    "events": "SELECT, INSERT",
+    "event_log": "SELECT",
+    "stream_head": "SELECT, INSERT, UPDATE",
+    "outbox": "SELECT, INSERT, DELETE",
+    "consumer_position": "SELECT, INSERT, UPDATE",
+    "seen": "SELECT, INSERT, UPDATE",
+    "parked_key": "SELECT, INSERT, UPDATE, DELETE",
+    "parked_record": "SELECT, INSERT, UPDATE, DELETE",
+    "idempotency": "SELECT, INSERT, DELETE",
+    "effect": "SELECT, INSERT, UPDATE, DELETE",
+    "lease": "SELECT, INSERT, UPDATE, DELETE",
+}
+
+
+class MigrationFailed(Exception):
+    """The database could not be brought to this release; the message is the tool's own."""
+
+
+async def migrate(service: Service[Any], settings: Settings) -> None:
+    await asyncio.to_thread(_run_numbered, settings.postgres_owner_dsn)
+    connection = await asyncpg.connect(settings.postgres_owner_dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('orderloom.views'))")
+            for projection in service.projections:
+                await _make_view(connection, projection)
+            await _grant(connection, service, settings)
+    finally:
+        await connection.close()
+    log.info("database.migrated", views=[projection.name for projection in service.projections])
+
+
+def _run_numbered(dsn: str) -> None:
+    tool = Path(sysconfig.get_path("scripts")) / ("dbmate.exe" if sys.platform == "win32" else "dbmate")
+    with as_file(files("libs.runtime") / "sql") as folder:
+        done = subprocess.run(
+            [tool, "--url", dsn, "--migrations-dir", folder, "--no-dump-schema", "--migration-lock", "migrate"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise MigrationFailed(done.stderr.strip() or done.stdout.strip())
+
+
+async def _make_view(connection: Any, projection: Projection[Any]) -> None:
+    """A table for the view; indexed fields become generated columns that lists filter by and dashboards read."""
+    table = f"view_{projection.name}"
+    await make_view_table(connection, table, projection.indexed)
+    columns = "".join(f", {field}" for field in projection.indexed)
+    await connection.execute(f"DROP VIEW IF EXISTS reporting.{projection.name}")
+    await connection.execute(f"CREATE VIEW reporting.{projection.name} AS SELECT key{columns}, data FROM {table}")
+
+
+async def make_view_table(connection: Any, table: str, indexed: Sequence[str]) -> None:
+    await connection.execute(
+        f"""CREATE TABLE IF NOT EXISTS {table} (
+            key text COLLATE "C" PRIMARY KEY, data jsonb NOT NULL, versions jsonb NOT NULL
+        ) WITH (fillfactor = 80)"""
+    )
+    for field in indexed:
+        await connection.execute(
+            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {field} text GENERATED ALWAYS AS (data->>'{field}') STORED"
+        )
+        await connection.execute(f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} ({field}, key)")
+
+
+async def _grant(connection: Any, service: Service[Any], settings: Settings) -> None:
+    views = {f"view_{projection.name}": "SELECT, INSERT, UPDATE, DELETE" for projection in service.projections}
+    if app := urlsplit(settings.postgres_dsn).username:
+        for table, rights in {**_APP_MAY, **views}.items():
+            await connection.execute(f'REVOKE ALL ON {table} FROM "{app}"')
+            await connection.execute(f'GRANT {rights} ON {table} TO "{app}"')
+    if reader := urlsplit(settings.postgres_read_dsn).username:
+        await connection.execute(f'GRANT USAGE ON SCHEMA reporting TO "{reader}"')
+        await connection.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO "{reader}"')

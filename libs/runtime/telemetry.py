@@ -1,0 +1,101 @@
+"""Logs, metrics and traces. Names are bounded: no id ever becomes a label."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal
+
+import structlog
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Counter, Histogram
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+CounterName = Literal[
+    "oms.records",  # by consumer and outcome: processed, duplicate, parked, skipped
+    "oms.commands.rejected",  # by code
+    "oms.events.appended",
+    "oms.events.published",
+    "oms.effects",  # by kind and outcome
+    "oms.wakes",
+    "oms.alarms",  # by what: something that must not happen did
+    "oms.retries",  # by why
+]
+HistogramName = Literal["oms.batch.size", "oms.batch.duration"]
+
+_propagator = TraceContextTextMapPropagator()
+
+
+@cache
+def _counter(name: CounterName) -> Counter:
+    return metrics.get_meter("oms").create_counter(name)
+
+
+@cache
+def _histogram(name: HistogramName) -> Histogram:
+    return metrics.get_meter("oms").create_histogram(name)
+
+
+def count(name: CounterName, amount: int = 1, **labels: str) -> None:
+    _counter(name).add(amount, labels)
+
+
+def observe(name: HistogramName, value: float, **labels: str) -> None:
+    _histogram(name).record(value, labels)
+
+
+def get_logger() -> Any:
+    return structlog.get_logger()
+
+
+def alarm(what: str, **details: Any) -> None:
+    """Something that must not happen did: an error in the log and a counter that an alert watches."""
+    count("oms.alarms", what=what)
+    get_logger().error("alarm.raised", what=what, **details)
+
+
+@contextmanager
+def span(name: str, traceparent: str, **attributes: str) -> Iterator[str]:
+    """A span under the caller's trace; gives the `traceparent` for what follows from it.
+
+    A trace that is not sampled costs nothing: its context is passed on as it came.
+    """
+    if traceparent and traceparent.endswith("-00"):
+        yield traceparent
+        return
+    parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
+    tracer = trace.get_tracer("oms")
+    with tracer.start_as_current_span(name, context=parent, attributes=attributes, kind=trace.SpanKind.CONSUMER):
+        carrier: dict[str, str] = {}
+        _propagator.inject(carrier)
+        yield carrier.get("traceparent", traceparent)
+
+
+def configure(service: str, *, log_level: str, trace_ratio: float, exporter: SpanExporter | None = None) -> None:
+    """Sets up the process: JSON logs on stdout, a Prometheus reader, traces sampled by ratio."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[log_level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    resource = Resource.create({"service.name": service, "service.namespace": "oms"})
+    metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()]))
+    provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(trace_ratio)))
+    if exporter is not None:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)

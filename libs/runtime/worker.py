@@ -1,0 +1,134 @@
+"""One process of a service: the loops of its roles, started together and stopped together."""
+
+import asyncio
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import structlog
+import uvicorn
+
+from libs.runtime.api import Ports
+from libs.runtime.commit import GroupCommit
+from libs.runtime.consumer import Consumer
+from libs.runtime.effects import EffectWorker
+from libs.runtime.errors import Unavailable
+from libs.runtime.event_store import PostgresStorage
+from libs.runtime.handler import Handler
+from libs.runtime.http import create_app
+from libs.runtime.park import ParkLimit
+from libs.runtime.relay import KafkaPublisher, Relay
+from libs.runtime.service import Service
+from libs.runtime.settings import Settings
+from libs.runtime.timers import Timers
+
+log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the process stops all of its loops itself, in order
+
+
+class Process:
+    """`roles` are `api` (serves HTTP routes) and `worker` (consumes, relays, calls, wakes); a process may have both."""
+
+    def __init__(self, service: Service[Any], settings: Settings, roles: frozenset[str]) -> None:
+        self._service = service
+        self._settings = settings
+        self._roles = roles
+        self._stop = asyncio.Event()
+        self._consumer: Consumer | None = None
+
+    async def run(self) -> None:
+        """Runs until SIGTERM or SIGINT; a loop that fails ends the process (its supervisor starts it anew)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        pool = await self._connected()
+        try:
+            await self._run_on(pool)
+        finally:
+            try:
+                await asyncio.wait_for(pool.close(), 3)
+            except TimeoutError:
+                pool.terminate()
+        log.info("process.stopped")
+
+    async def _connected(self) -> asyncpg.Pool:
+        while True:
+            try:
+                return await asyncpg.create_pool(
+                    self._settings.postgres_dsn,
+                    min_size=2,
+                    max_size=self._settings.postgres_pool,
+                    timeout=5,
+                    command_timeout=10,
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+                log.warning("postgres.waiting", reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(0.5)
+
+    async def _run_on(self, pool: asyncpg.Pool) -> None:
+        service, settings = self._service, self._settings
+        storage = PostgresStorage(pool, f"/{service.name}-service")
+        limit = ParkLimit(settings.park_ratio, settings.park_ratio_over, settings.park_keys_in_a_row)
+        handler = Handler(service, storage, snapshot_every=settings.snapshot_every, park_limit=limit)
+        commit = GroupCommit(handler, limit=settings.batch_records) if service.decider else None
+        ports = Ports(storage, commit, settings.callback_secret())
+        served = service if "api" in self._roles else replace(service, router=None)
+        app = create_app(served, ports, lambda: self._health(storage))
+        server = _Server(
+            uvicorn.Config(
+                app,
+                host=settings.http_host,
+                port=settings.http_port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                h11_max_incomplete_event_size=64 * 1024,
+            )
+        )
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve())
+            committing = group.create_task(commit.run()) if commit else None
+            loops = [group.create_task(loop) for loop in self._loops(handler, storage, commit)]
+            log.info("process.started", roles=sorted(self._roles), port=settings.http_port)
+            await self._stop.wait()
+            log.info("process.stopping")
+            server.should_exit = True
+            await asyncio.wait([serving, *loops], timeout=settings.stop_seconds)
+            for task in (committing, serving, *loops):
+                if task is not None:
+                    task.cancel()
+
+    def _loops(self, handler: Handler, storage: PostgresStorage, commit: GroupCommit | None) -> list[Any]:
+        service, settings, stop = self._service, self._settings, self._stop
+        if "worker" not in self._roles:
+            return []
+        loops: list[Any] = []
+        if service.subscribes:
+            self._consumer = Consumer(handler, settings)
+            loops.append(self._consumer.run(stop))
+        if commit is not None:
+            relay = Relay(service.name, storage, KafkaPublisher(settings), settings)
+            loops += [relay.run(handler.committed, stop), Timers(storage, commit, settings).run(stop)]
+            if service.effects is not None:
+                loops.append(EffectWorker(service.effects, storage, commit, settings).run(handler.effects_added, stop))
+        return loops
+
+    async def _health(self, storage: PostgresStorage) -> Mapping[str, Any]:
+        consumer = self._consumer
+        ready = not self._stop.is_set() and (consumer is None or (consumer.assigned and not consumer.halted))
+        try:
+            figures = dict(await storage.figures())
+        except Unavailable:
+            return {"ready": False, "reason": "postgres is away"}
+        lag = await consumer.lag() if consumer is not None else {}
+        halted = {f"{p.topic}/{p.number}": reason for p, reason in consumer.halted.items()} if consumer else {}
+        return {"ready": ready, "roles": sorted(self._roles), "lag": lag, "halted": halted, **figures}

@@ -1,0 +1,199 @@
+"""The `oms` command: the whole system on one machine."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn, Self
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from oms.cluster import control
+from oms.cluster.health import cluster_status
+from oms.cluster.process import ClusterError
+from oms.cluster.settings import ClusterSettings
+from oms.cluster.state import StateDirectory
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Orderloom on this machine: a real Kafka and PostgreSQL, the five services and the simulators, as processes.",
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+HEALTH_STYLE = {"ready": "green", "not ready": "yellow", "down": "red"}
+
+
+@app.callback()
+def oms() -> None:
+    """Orderloom on this machine: a real Kafka and PostgreSQL, the five services and the simulators, as processes."""
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything is ready.")] = False,
+    infra: Annotated[
+        bool, typer.Option("--infra", help="Only Kafka and PostgreSQL, with topics and databases.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the data of earlier runs first.")] = False,
+) -> None:
+    """Start the cluster and keep it up until Ctrl-C.
+
+    Needs no Docker, no Java and no root. Kafka's jars are fetched the first time (45 MB; OMS_MAVEN_MIRROR names
+    another Maven repository). Everything listens on 127.0.0.1, on free ports that are printed. Data and logs are in
+    OMS_STATE_DIR, by default ~/.local/state/orderloom (as root: /var/lib/orderloom), and are kept between runs.
+
+    A cluster that already runs there is found, not started twice. OMS_KAFKA_BOOTSTRAP, or OMS_POSTGRES_HOST with
+    _PORT, _USER and _PASSWORD, name outside servers to use instead.
+    """
+    settings = _settings()
+    directory = StateDirectory(settings.state_dir)
+    with Progress() as progress:
+        if not detach:
+            progress.on_ready = lambda: _tell_ready(directory, "Ctrl-C stops it.")
+        try:
+            found = control.up(settings, progress.report, infra=infra, fresh=fresh, detach=detach)
+        except (ClusterError, OSError) as error:
+            progress.stop()
+            _fail(error)
+    if found:
+        console.print(f"Already running (pid {found.supervisor.pid}); 'oms down' ends it.")
+        _print_status(directory)
+    elif detach:
+        _tell_ready(directory, "'oms status' shows it, 'oms down' ends it.")
+
+
+@app.command()
+def down(
+    purge: Annotated[bool, typer.Option("--purge", help="Delete its data and logs too.")] = False,
+) -> None:
+    """Stop the cluster and wait until all of it has ended: services first, the servers last. The data stays."""
+    directory = StateDirectory(_settings().state_dir)
+    try:
+        with errors.status("Stopping the cluster"):
+            was_running = control.end(directory)
+            if purge and directory.path.exists():
+                directory.purge(everything=True)
+    except (ClusterError, OSError) as error:
+        _fail(error)
+    console.print("Stopped." if was_running else "No cluster was running.", "Its data is deleted." if purge else "")
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON, for programs.")] = False,
+) -> None:
+    """Show every part: its process, address, health, and how far a service lags behind its topics.
+
+    Exits with 0 if the cluster is up and every part is ready, with 1 if not.
+    """
+    try:
+        healthy = _print_status(StateDirectory(_settings().state_dir), as_json=as_json)
+    except (ClusterError, OSError) as error:
+        _fail(error)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+class Progress:
+    """Prints one line for each step that is done, and what is being waited for."""
+
+    def __init__(self) -> None:
+        self._status: Status = errors.status("Starting")
+        self._waiting: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self.on_ready: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._status.stop()
+
+    def report(self, event: str, **fields: Any) -> None:
+        with self._lock:
+            self._report(event, fields)
+
+    def _report(self, event: str, fields: dict[str, Any]) -> None:
+        match event:
+            case "cluster.starting":
+                self._waiting[fields["step"]] = fields["step"]
+            case "cluster.fetched":
+                if not fields["done"]:
+                    console.print(f"  Fetching {fields['total']} jars of Apache Kafka, once")
+                self._waiting["jars"] = f"jars {fields['done']}/{fields['total']}"
+            case "cluster.started":
+                self._waiting.pop(fields["step"], None)
+                address = f"  {fields['address']}" if "address" in fields else ""
+                console.print(f"  [green]✓[/] {fields['step']:<11}{fields['seconds']:>6.1f} s{address}")
+            case "cluster.ready":
+                self.stop()
+                self.on_ready()
+            case "cluster.stopping":
+                self._waiting.clear()
+                console.print("Stopping")
+            case "cluster.child_died":
+                console.print(
+                    f"[yellow]{fields['name']} ended with code {fields['exit_code']}; "
+                    f"restarting in {fields['restart_in']} s[/]"
+                )
+            case "cluster.child_restarted":
+                console.print(f"[yellow]{fields['name']} restarted, pid {fields['pid']}[/]")
+        self._status.update("Starting " + ", ".join(self._waiting.values()))
+
+
+def _tell_ready(directory: StateDirectory, hint: str) -> None:
+    _print_status(directory)
+    console.print(f"Logs and data: {directory.path}\n{hint}", soft_wrap=True)
+
+
+def _print_status(directory: StateDirectory, *, as_json: bool = False) -> bool:
+    data = asyncio.run(cluster_status(directory.read()))
+    data["state_dir"] = str(directory.path)
+    parts = {"kafka": data["kafka"], "postgres": data["postgres"], **data["services"], **data["simulators"]}
+    healthy = data["running"] and all(part and part["health"] == "ready" for part in parts.values())
+    if as_json:
+        typer.echo(json.dumps(data, indent=2))
+    elif data["phase"] == "absent":
+        console.print("No cluster was ever started here. 'oms up' starts one.")
+    else:
+        table = Table(
+            "name", "pid", "address", "health", "lag", title=f"cluster: {data['phase']}", title_justify="left"
+        )
+        for name, part in parts.items():
+            pid = "outside" if part.get("external") else str(part["pid"] or "-")
+            health = f"[{HEALTH_STYLE[part['health']]}]{part['health']}[/]"
+            restarts = f" ({part['restarts']} restarts)" if part["restarts"] else ""
+            lag = ", ".join(f"{key} {value}" for key, value in (part.get("lag") or {}).items())
+            table.add_row(name, pid, part["address"], health + restarts, lag or "-")
+        console.print(table)
+        if data.get("error"):
+            console.print(data["error"], style="red", markup=False, soft_wrap=True)
+    return healthy
+
+
+def _settings() -> ClusterSettings:
+    try:
+        return ClusterSettings()
+    except ValidationError as error:
+        wrong = (f"OMS_{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
+        _fail(ClusterError("\n".join(wrong)))
+
+
+def _fail(error: Exception) -> NoReturn:
+    errors.print(str(error), style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

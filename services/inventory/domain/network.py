@@ -1,0 +1,105 @@
+"""The network: one stream with every location, where it lies and whether it may serve orders."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from math import asin, cos, radians, sin, sqrt
+from typing import assert_never
+
+from libs.events.base import Destination
+from libs.events.inventory import LocationRegistered, NetworkEvent, NodeDisabled, NodeEnabled
+from libs.runtime.decider import Aggregate, CommandRejected
+from services.inventory.domain.command import DisableNode, EnableNode, RegisterLocation
+
+NetworkFact = LocationRegistered | NodeDisabled | NodeEnabled
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    name: str
+    country: str
+    lat: float
+    lon: float
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    locations: dict[str, Location] = field(default_factory=dict)
+
+    def enabled(self, location: str) -> bool:
+        return location in self.locations and self.locations[location].enabled
+
+
+def evolve(network: Network, event: NetworkFact) -> Network:
+    match event:
+        case LocationRegistered():
+            location = Location(event.name, event.country, event.lat, event.lon, _enabled_or_new(network, event))
+        case NodeDisabled():
+            location = replace(network.locations[event.location], enabled=False)
+        case NodeEnabled():
+            location = replace(network.locations[event.location], enabled=True)
+        case _:
+            assert_never(event)
+    return Network({**network.locations, event.location: location})
+
+
+def _enabled_or_new(network: Network, event: LocationRegistered) -> bool:
+    """New data of a disabled node does not enable it."""
+    return event.location not in network.locations or network.locations[event.location].enabled
+
+
+NETWORK = Aggregate(category="network", initial_state=Network, evolve=evolve)
+MAIN = NETWORK.stream("main")
+
+
+def register(command: RegisterLocation, network: Network) -> list[NetworkEvent]:
+    known = network.locations.get(command.location)
+    if known and (known.name, known.country, known.lat, known.lon) == _data(command):
+        return []
+    return [
+        LocationRegistered(
+            location=command.location, name=command.name, country=command.country, lat=command.lat, lon=command.lon
+        )
+    ]
+
+
+def _data(command: RegisterLocation) -> tuple[str, str, float, float]:
+    return command.name, command.country, command.lat, command.lon
+
+
+def disable(command: DisableNode, network: Network) -> list[NetworkEvent]:
+    require_known(network, [command.location])
+    if not network.enabled(command.location):
+        return []
+    return [NodeDisabled(location=command.location, by=command.by, reason=command.reason)]
+
+
+def enable(command: EnableNode, network: Network) -> list[NetworkEvent]:
+    require_known(network, [command.location])
+    if network.enabled(command.location):
+        return []
+    return [NodeEnabled(location=command.location, by=command.by, reason=command.reason)]
+
+
+def require_known(network: Network, locations: Iterable[str]) -> None:
+    unknown = sorted(set(locations) - network.locations.keys())
+    if unknown:
+        raise CommandRejected("unknown_location", f"not registered: {', '.join(unknown[:10])}")
+
+
+def distance_to(destination: Destination, network: Network) -> Callable[[str], float]:
+    """Kilometres from a registered location to the destination: haversine on a sphere of the Earth's mean radius.
+
+    Every order measures many locations, so what they share is computed once.
+    """
+    phi, lam = radians(destination.lat), radians(destination.lon)
+    cos_phi = cos(phi)
+    locations = network.locations
+
+    def distance(location: str) -> float:
+        here = locations[location]
+        here_phi = radians(here.lat)
+        north, east = sin((here_phi - phi) / 2), sin((radians(here.lon) - lam) / 2)
+        return 12742.0 * asin(min(1.0, sqrt(north * north + cos(here_phi) * cos_phi * east * east)))
+
+    return distance
