@@ -97,11 +97,15 @@ class CommandDoor:
         self._body = body
 
     async def handle(self, command: Any, *, key: str | None = None) -> Receipt:
-        """The answer of a command, the same for the same key. Raises CommandRejected (mapped to 409) and Problem."""
+        """The answer of a command, the same for the same key. Raises CommandRejected (mapped to 409) and Problem.
+
+        `key` None takes the request's Idempotency-Key, which must be there; an empty one keeps no answer: for
+        callbacks whose repeats the domain knows, and whose refusal is an invitation to tell again.
+        """
         request = self._request
         commit = ports(request).commit
         assert commit is not None, "a service without a decider has no commands"
-        key = key or idempotency_key(request)
+        key = idempotency_key(request) if key is None else key
         place = f"{request.method} {request.url.path}\n".encode()
         sent = CommandRequest(
             command=command,

@@ -27,9 +27,9 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: int = 8080
 
-    psp_url: str = "http://127.0.0.1:9101"
-    carrier_url: str = "http://127.0.0.1:9102"
-    warehouse_url: str = "http://127.0.0.1:9103"
+    psp_url: str = "http://127.0.0.1:7101"
+    carrier_url: str = "http://127.0.0.1:7102"
+    warehouse_url: str = "http://127.0.0.1:7103"
     callback_secret_file: Path | None = None
 
     batch_records: Annotated[int, Field(ge=1, le=5_000)] = 500

@@ -131,7 +131,7 @@ async def carrier(callback: Callback, commands: Commands, response: Response) ->
 async def _recorded(command: Command, commands: Commands, response: Response) -> CallbackReceipt:
     # Without a key: a repeat decides nothing anyway, and a stored 409 would answer the repeat that is asked for.
     try:
-        receipt = await commands.handle(command)
+        receipt = await commands.handle(command, key="")
     except CommandRejected as no:
         if no.code == "label_unknown":
             raise

@@ -2,6 +2,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from libs.events.order import (
     OrderCancelled,
     OrderEvents,
@@ -14,7 +16,6 @@ from libs.runtime.decider import Wake
 from libs.testing import order_story as story
 from libs.testing.order_story import ORDER, STOCK_REQUESTED
 from libs.testing.scenario import NOW, fold, scenario
-from pydantic import ValidationError
 from services.order.domain.decider import decider
 from services.order.domain.state import ORDER as AGGREGATE
 from services.order.domain.state import Order
@@ -162,7 +163,9 @@ def test_progress_forgets_what_was_overdue() -> None:
     assert due(*story.ACCEPTED, stuck("STOCK", after(days=1)), story.AUTH_REQUESTED) == after(seconds=120)
 
 
-@pytest.mark.parametrize("name", ["stock_answer", "payment_answer", "payment_method", "reservation", "ship", "delivery"])
+@pytest.mark.parametrize(
+    "name", ["stock_answer", "payment_answer", "payment_method", "reservation", "ship", "delivery"]
+)
 def test_wait_of_nothing_is_no_setting(name: str) -> None:
     with pytest.raises(ValidationError):
-        OrderTimers(**{name: timedelta(0)})
+        OrderTimers.model_validate({name: timedelta(0)})

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from libs.events.channel import Fault, OrderPlaced, PlacedPii, UnreadableOrder
 from libs.events.order import (
     OrderAccepted,

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from libs.events.base import ReservedLine
 from libs.events.order import (
     OrderCancelled,

@@ -2,6 +2,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from libs.events.order import (
     OrderCancelled,
     OrderHoldPlaced,
@@ -174,9 +175,7 @@ def test_later_attempt_does_not_renew_the_reservation_but_has_time_to_answer() -
     late = NOW + timedelta(minutes=14)
     answer_by = late + timedelta(seconds=122)
     when = scenario(DECIDER).given(*story.PAYING).when(declined(retryable=True), late)
-    when.then(
-        attempt(2, not_before=late + timedelta(seconds=2), answer_by=answer_by, expires_at=answer_by)
-    )
+    when.then(attempt(2, not_before=late + timedelta(seconds=2), answer_by=answer_by, expires_at=answer_by))
 
 
 def test_final_decline_asks_for_another_method() -> None:
@@ -261,4 +260,5 @@ def test_answer_to_a_payment_never_requested_is_refused(past: story.Story, comma
 
 def test_method_is_asked_for_with_the_code_of_the_decline() -> None:
     (asked,) = scenario(DECIDER).given(*story.PAYING).when(DeclinePayment(ORDER, 1, "expired_card", False)).decide()
-    assert isinstance(asked, PaymentMethodUpdateRequested) and asked.code == "expired_card"
+    assert isinstance(asked, PaymentMethodUpdateRequested)
+    assert asked.code == "expired_card"

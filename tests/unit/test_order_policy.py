@@ -2,6 +2,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from libs.events.channel import Fault, OrderCancellationRequested, OrderPlaced, UnreadableOrder
 from libs.events.fulfillment import (
     FulfillmentAccepted,

@@ -2,6 +2,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+
 from libs.events.base import ReleaseLine
 from libs.events.order import OrderCompleted, OrderHoldPlaced, OrderHoldReleased, PaymentCaptureRequested
 from libs.testing import order_story as story

@@ -1,4 +1,5 @@
 import pytest
+
 from libs.events.channel import (
     OrderPlaced,
     PlacedDestination,
@@ -62,7 +63,7 @@ def test_currency_that_no_country_has_is_a_fault() -> None:
         (order_placed(payment=PlacedPayment(mode="ADOPT", auth_ref="a")), "payment.mode"),
         (order_placed(policies=PlacedPolicies(stock="ALLOW_PARTIAL")), "policies.stock"),
         (order_placed(policies=PlacedPolicies(substitute="ALLOW")), "policies.substitute"),
-        (order_placed(shipping=0, **{"lines": (placed_line(fulfillment="PICKUP"),)}), "lines.0.fulfillment"),
+        (order_placed("W-1", placed_line(fulfillment="PICKUP")), "lines.0.fulfillment"),
         (
             order_placed().model_copy(update={"shipping": PlacedShipping(requested_by=NOW)}),
             "shipping.requested_by",
@@ -130,7 +131,9 @@ def test_other_digits_are_no_card_number(text: str) -> None:
     assert text_codes(text) == []
 
 
-@pytest.mark.parametrize("text", ["a\x00", "a\nb", "\x7f", "a\u202eb", "a\u200bb", "a\ud800", "e\u0301", "a\u2028b", "\x85"])
+@pytest.mark.parametrize(
+    "text", ["a\x00", "a\nb", "\x7f", "a\u202eb", "a\u200bb", "a\ud800", "e\u0301", "a\u2028b", "\x85"]
+)
 def test_text_that_is_not_printable_or_not_nfc_is_invalid(text: str) -> None:
     assert text_codes(text) == ["text_invalid"]
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from libs.events.channel import order_id_of
 from libs.events.envelope import Recorded
 from libs.events.order import OrderAccepted, OrderHoldPlaced
-from libs.runtime.api import Page, Problem, TimelineDoor, ViewDoor, timeline_door, view_door
+from libs.runtime.api import Page, Problem, ViewDoor, view_door
 from libs.runtime.projection import Projection, V
 from libs.testing.scenario import recorded
 from services.tracking.service import service
@@ -36,10 +36,9 @@ class Rows(ViewDoor):
         self.asked.append((projection.name, where))
         return Page(items=[row for (name, _), row in self.rows.items() if name == projection.name])
 
-
-class Heard(TimelineDoor):
-    async def read(self, correlation_id: str) -> list[Recorded[Any]]:
-        return [recorded(OrderAccepted(order_id=ORDER))] if correlation_id == ORDER else []
+    async def story(self, projection: Projection[Any], key: str) -> list[Recorded[Any]]:
+        await self.get(projection, key)
+        return [recorded(OrderAccepted(order_id=key))]
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def client(rows: Rows) -> httpx.AsyncClient:
     router = service().router
     assert router is not None
     app.include_router(router)
-    app.dependency_overrides = {view_door: lambda: rows, timeline_door: Heard}
+    app.dependency_overrides = {view_door: lambda: rows}
 
     @app.exception_handler(Problem)
     async def answer(_request: Request, problem: Problem) -> JSONResponse:

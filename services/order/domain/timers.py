@@ -11,7 +11,7 @@ Wait = Annotated[timedelta, Field(gt=ZERO, le=YEAR)]
 
 
 class OrderTimers(BaseModel):
-    """T1 to T11 of the domain. A wait of nothing would be due again at once: only `remorse` and the back-off may be 0."""
+    """T1 to T11 of the domain. A wait of nothing would be due again at once: only remorse and back-off may be 0."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -60,10 +60,11 @@ from services.tracking.views.status import derived
 Heard: TypeAlias = Recorded[Any]
 
 
-def evolve(view: OrderTracking | None, recorded: Heard) -> OrderTracking | None:
+def evolve(view: OrderTracking | None, recorded: Heard) -> OrderTracking:
+    """A row from the first word on, also of what changes nothing: the machine notes in it which streams were heard."""
     before = view or OrderTracking(order_id=recorded.event.order_id)
     after = _heard(before, recorded)
-    return view if after is before else derived(after)
+    return before if after is before else derived(after)
 
 
 def key(recorded: Heard) -> str | None:
