@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, Self
 
 import typer
@@ -17,6 +18,8 @@ from oms.cluster.health import cluster_status
 from oms.cluster.process import ClusterError
 from oms.cluster.settings import ClusterSettings
 from oms.cluster.state import StateDirectory
+from oms.demo.day import NoData
+from oms.demo.run import Options, run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,6 +101,33 @@ def status(
     except (ClusterError, OSError) as error:
         _fail(error)
     if not healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    orders: Annotated[int | None, typer.Option(min=1, help="Only the first so many orders of the day.")] = None,
+    pace: Annotated[float, typer.Option(min=1, help="Messages a second.")] = 50.0,
+    seed: Annotated[int, typer.Option(help="The same seed, the same declines, short orders and cancellations.")] = 1,
+    json_path: Annotated[Path, typer.Option("--json", help="Where the summary is written.")] = Path("build/demo.json"),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
+) -> None:
+    """Play a real day of orders through a cluster of its own, and check the books.
+
+    Publishes 2017-12-24 of the Complete Journey data set: stores as locations, three channels, about one order in
+    twenty without stock; some payments are declined or time out, some customers cancel, some orders are sent twice or
+    are none. Exits with 0 only if the books balance. Leaves no process and no data behind.
+    """
+    options = Options(orders=orders, pace=pace, seed=seed, json_path=json_path, keep=keep)
+    with Progress() as progress:
+        try:
+            balanced = run(options, _settings(), console, progress.report)
+        except (ClusterError, NoData, OSError) as error:
+            progress.stop()
+            _fail(error)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+    if not balanced:
         raise typer.Exit(1)
 
 

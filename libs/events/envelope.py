@@ -3,6 +3,7 @@
 The headers carry all of it, so that a consumer fences, deduplicates and skips a record without its body.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -91,20 +92,41 @@ def headers_of(raw: Iterable[tuple[str, bytes]]) -> Mapping[str, str]:
     return headers
 
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_STREAM = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
+
+
+def _text(headers: Mapping[str, str], name: str, form: re.Pattern[str]) -> str:
+    if not form.fullmatch(headers[name]):
+        raise MalformedHeaders(f"{name} is malformed")
+    return headers[name]
+
+
+def _number(headers: Mapping[str, str], name: str, limit: int) -> int:
+    number = int(headers[name])
+    if not 1 <= number < limit:
+        raise MalformedHeaders(f"{name} is out of range")
+    return number
+
+
+def _moment(headers: Mapping[str, str], name: str) -> datetime:
+    moment = datetime.fromisoformat(headers[name])
+    if moment.tzinfo is None or not 2000 <= moment.year < 2100:
+        raise MalformedHeaders(f"{name} has no offset or is outside the years 2000 to 2099")
+    return moment
+
+
 def from_headers(headers: Mapping[str, str]) -> Envelope:
     """The envelope of a record on one of our own topics. Raises MalformedHeaders naming what is missing or wrong."""
     try:
-        stream_version = int(headers["ce_aggregateversion"])
-        if stream_version < 1:
-            raise MalformedHeaders("ce_aggregateversion is below 1")
         return Envelope(
-            event_id=headers["ce_id"],
+            event_id=_text(headers, "ce_id", _UUID),
             event_type=headers["ce_type"],
-            schema_version=int(headers["ce_dataschemaversion"]),
-            stream_id=headers["ce_subject"],
-            stream_version=stream_version,
-            occurred_at=datetime.fromisoformat(headers["ce_time"]),
-            recorded_at=datetime.fromisoformat(headers["ce_recordedtime"]),
+            schema_version=_number(headers, "ce_dataschemaversion", 1 << 15),
+            stream_id=_text(headers, "ce_subject", _STREAM),
+            stream_version=_number(headers, "ce_aggregateversion", 1 << 31),
+            occurred_at=_moment(headers, "ce_time"),
+            recorded_at=_moment(headers, "ce_recordedtime"),
             correlation_id=headers["ce_correlationid"],
             causation_id=headers["ce_causationid"],
             source=headers.get("ce_source", ""),

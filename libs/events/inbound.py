@@ -4,7 +4,8 @@ Identity is in the body (channel and external id), never in the Kafka key: other
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,8 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from libs.events import strict_json
 from libs.events.base import Id
 from libs.events.channel import ChannelEvent, Fault, OrderCancellationRequested, OrderPlaced, UnreadableOrder
+from libs.events.envelope import MalformedHeaders, headers_of
 
 MAX_BYTES = 256 * 1024
+MAX_FAULTS = 50
 _STRUCTURED = "application/cloudevents+json"
 _TYPES: Mapping[str, type[ChannelEvent]] = {
     "oms.channel.OrderPlaced": OrderPlaced,
@@ -21,6 +24,9 @@ _TYPES: Mapping[str, type[ChannelEvent]] = {
 }
 _ID = TypeAdapter(Id)
 
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z_-]{0,63}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_OURS = frozenset({"text_invalid", "pan_detected"})
 _CODES = {
     "extra_forbidden": "unknown_field",
     "missing": "field_missing",
@@ -38,18 +44,21 @@ class UnknownChannelEvent(ValueError):
 
 
 def faults_of(errors: Sequence[Mapping[str, Any]]) -> tuple[Fault, ...]:
-    """What pydantic found wrong with a body, with stable codes and without its values."""
+    """What pydantic found wrong with a body, at most fifty, with stable codes and without its values."""
     return tuple(
-        Fault(
-            code=_code(fault["type"]),
-            field=".".join(str(part) for part in fault["loc"]),
-            message=fault["msg"],
-        )
-        for fault in errors
+        Fault(code=_code(fault["type"]), field=".".join(_name(part) for part in fault["loc"]), message=fault["msg"])
+        for fault in errors[:MAX_FAULTS]
     )
 
 
+def _name(part: str | int) -> str:
+    """A key may be the sender's own and hold anything: only what looks like a field's name is repeated."""
+    return str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "?"
+
+
 def _code(kind: str) -> str:
+    if kind in _OURS:
+        return kind
     if kind in _CODES:
         return _CODES[kind]
     if kind.startswith(("greater_than", "less_than", "int_parsing_size", "finite")):
@@ -57,7 +66,7 @@ def _code(kind: str) -> str:
     return "type_invalid" if kind.endswith("_type") else "value_invalid"
 
 
-def read_channel_record(headers: Mapping[str, str], value: bytes | None) -> ChannelEvent:
+def read_channel_record(raw_headers: Iterable[tuple[str, bytes]], value: bytes | None) -> ChannelEvent:
     """The event in a channel's record; UnreadableOrder where only its identity can be read.
 
     Raises UnidentifiableRecord (park it) and UnknownChannelEvent (skip it).
@@ -67,11 +76,18 @@ def read_channel_record(headers: Mapping[str, str], value: bytes | None) -> Chan
     if len(value) > MAX_BYTES:
         raise UnidentifiableRecord(f"record larger than {MAX_BYTES} bytes")
     try:
+        headers = headers_of(raw_headers)
+    except MalformedHeaders:
+        words = "a header is repeated, empty, longer than 8 KiB, or not UTF-8"
+        return _unreadable(_loosely(value), (Fault(code="headers_invalid", message=words),))
+    try:
         body = strict_json.loads(value)
     except strict_json.JsonFault as fault:
         return _unreadable(_loosely(value), (Fault(code=fault.code, message=str(fault)),))
     type_name = headers.get("ce_type", "oms.channel.OrderPlaced")
     if headers.get("content-type", "").startswith(_STRUCTURED) or _looks_structured(body):
+        if not isinstance(body, dict):
+            raise UnidentifiableRecord("not a JSON object")
         type_name, body = str(body.get("type")), body.get("data")
         value = json.dumps(body).encode()
     cls = _TYPES.get(type_name)
@@ -83,6 +99,12 @@ def read_channel_record(headers: Mapping[str, str], value: bytes | None) -> Chan
         return _unreadable(body, faults_of(error.errors()))
 
 
+def traceparent_in(raw: str | bytes | None) -> str:
+    """A trace context from outside, or none: whatever is no W3C traceparent is not passed on."""
+    text = raw.decode(errors="replace") if isinstance(raw, bytes) else raw or ""
+    return text if _TRACEPARENT.fullmatch(text) else ""
+
+
 def _looks_structured(body: Any) -> bool:
     return isinstance(body, dict) and "specversion" in body and "data" in body
 
@@ -90,9 +112,10 @@ def _looks_structured(body: Any) -> bool:
 def _loosely(value: bytes) -> Any:
     """The same text by Python's own lenient parser: enough to find whose order it is."""
     try:
-        return json.loads(value)
+        body = json.loads(value)
     except (ValueError, RecursionError):
         return None
+    return body["data"] if _looks_structured(body) else body
 
 
 def _unreadable(body: Any, reasons: tuple[Fault, ...]) -> UnreadableOrder:

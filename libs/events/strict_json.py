@@ -9,11 +9,16 @@ _MAX_DIGITS = 19
 
 
 class JsonFault(ValueError):
-    """`code` is stable: json_invalid, duplicate_key or number_out_of_range."""
+    """`code` is stable: json_invalid, duplicate_key, number_out_of_range or text_invalid."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    @property
+    def status(self) -> int:
+        """As HTTP says it: 400 for what is no JSON, 422 for what is and cannot be taken."""
+        return 422 if self.code in ("number_out_of_range", "text_invalid") else 400
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def loads(data: bytes) -> Any:
         raise JsonFault("json_invalid", f"nested deeper than {MAX_DEPTH}")
     try:
         text = data.decode("utf-8")
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=_object,
             parse_int=_integer,
@@ -82,3 +87,20 @@ def loads(data: bytes) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise JsonFault("json_invalid", str(error).split(":")[0]) from None
+    # Only an escape can write them: the cheap look spares the walk.
+    if b"\\u0000" in data or b"\\ud" in data or b"\\uD" in data:
+        _refuse_unstorable(value)
+    return value
+
+
+def _refuse_unstorable(value: Any) -> None:
+    """NUL and halves of surrogate pairs: PostgreSQL's jsonb takes neither."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text) if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+                raise JsonFault("text_invalid", "a text holds NUL or half of a surrogate pair")
+            case list(items):
+                left += items
+            case dict(fields):
+                left += [*fields.keys(), *fields.values()]

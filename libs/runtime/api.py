@@ -6,6 +6,7 @@ Routers only translate; everything that HTTP asks of a service (problem+json, Id
 import asyncio
 import base64
 import hashlib
+import hmac
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
@@ -16,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from libs.events import strict_json
 from libs.events.envelope import Recorded
-from libs.events.inbound import faults_of
+from libs.events.inbound import faults_of, traceparent_in
 from libs.runtime.commit import GroupCommit
 from libs.runtime.decider import CommandRejected
 from libs.runtime.handler import BROKEN, MISMATCH, STALE, Answer
@@ -32,6 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 COMMAND_SECONDS = 10.0
 MIN_VERSION_SECONDS = 5.0
 PAGE_CAP = 200
+_SIGNATURE_BYTES = 16
 
 _KEY = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 _TOKEN = re.compile(r"(?P<stream>[A-Za-z0-9_.:\-]{1,256})@(?P<version>[0-9]{1,9})")
@@ -115,7 +117,7 @@ class CommandDoor:
                 correlation_id=causation_id,
                 actor=request.headers.get("x-actor", "")[:128],
                 idempotency_key=key,
-                traceparent=request.headers.get("traceparent", "")[:64],
+                traceparent=traceparent_in(request.headers.get("traceparent")),
             ),
             key=key,
             body_hash=hashlib.sha256(place + self._body).digest(),
@@ -177,7 +179,8 @@ class ViewDoor:
         self._storage = ports(request).storage
         self._min_version = _parsed_token(min_version)
         self._limit = limit
-        self._after = _decoded_cursor(cursor)
+        self._cursors = Cursors(ports(request).callback_secret)
+        self._cursor = cursor
 
     async def get(self, projection: Projection[V], key: str) -> V:
         """Raises Problem 404 `not_found`, and 504 `not_visible_yet` when the version asked for does not come."""
@@ -204,12 +207,14 @@ class ViewDoor:
 
     async def page(self, projection: Projection[V], where: Mapping[str, str]) -> Page[V]:
         """Rows whose indexed fields equal `where`, in order of key; `limit` and `cursor` come from the query."""
-        rows = await self._storage.page_view(projection.name, where, self._after, self._limit + 1)
+        asked = f"{projection.name}?{sorted(where.items())}"
+        after = self._cursors.read(self._cursor, asked)
+        rows = await self._storage.page_view(projection.name, where, after, self._limit + 1)
         shown = rows[: self._limit]
         more = len(rows) > self._limit
         return Page(
             items=[projection.view.model_validate_json(row.data) for _, row in shown],
-            next_cursor=_encoded_cursor(shown[-1][0]) if more else None,
+            next_cursor=self._cursors.write(shown[-1][0], asked) if more else None,
         )
 
     async def story(self, projection: Projection[Any], key: str) -> list[Recorded[Any]]:
@@ -228,17 +233,31 @@ def _parsed_token(token: str | None) -> tuple[str, int] | None:
     return match["stream"], int(match["version"])
 
 
-def _encoded_cursor(key: str) -> str:
-    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+class Cursors:
+    """The place a page ended at, signed together with what was asked: good for the next page of the same list only."""
 
+    def __init__(self, secret: str) -> None:
+        self._key = hashlib.sha256(f"cursors:{secret}".encode()).digest()
 
-def _decoded_cursor(cursor: str | None) -> str:
-    if cursor is None:
-        return ""
-    try:
-        return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-    except ValueError:
-        raise Problem(422, "cursor_invalid", "give back the `next_cursor` of the page before") from None
+    def write(self, key: str, asked: str) -> str:
+        signed = self._signature(key, asked) + key.encode()
+        return base64.urlsafe_b64encode(signed).decode().rstrip("=")
+
+    def read(self, cursor: str | None, asked: str) -> str:
+        """Raises Problem 422 `cursor_invalid`."""
+        if cursor is None:
+            return ""
+        try:
+            signed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+            key = signed[_SIGNATURE_BYTES:].decode()
+        except ValueError:
+            key, signed = "", b""
+        if not hmac.compare_digest(signed[:_SIGNATURE_BYTES], self._signature(key, asked)):
+            raise Problem(422, "cursor_invalid", "give back the `next_cursor` of the page before, and the same filters")
+        return key
+
+    def _signature(self, key: str, asked: str) -> bytes:
+        return hmac.digest(self._key, f"{asked}\n{key}".encode(), "sha256")[:_SIGNATURE_BYTES]
 
 
 class SignedCallback:
@@ -254,7 +273,7 @@ class SignedCallback:
             strict_json.loads(self._body)
             return model.model_validate_json(self._body)
         except strict_json.JsonFault as fault:
-            raise Problem(400, fault.code, str(fault)) from None
+            raise Problem(fault.status, fault.code, str(fault)) from None
         except ValidationError as error:
             raise Problem(422, "invalid", errors=[fault.model_dump() for fault in faults_of(error.errors())]) from None
 

@@ -2,16 +2,16 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from libs.events.codec import encode, event_type, partition_key
+from libs.events.codec import describe, encode, event_type, partition_key
 from libs.events.envelope import Recorded
 from libs.runtime import telemetry
 from libs.runtime.decider import Aggregate, CommandRejected, States, Stream, Wake
@@ -39,21 +39,24 @@ def blamed_on_data(what: str) -> Iterator[None]:
         yield
     except (CommandRejected, DataFault):
         raise
+    except ValidationError as error:
+        raise DataFault(f"{what}: {describe(error)}") from None  # its own words repeat the input
     except Exception as error:
         raise DataFault(f"{what}: {type(error).__name__}: {error}") from error
 
 
 @cache
-def fingerprint(evolve: Callable[..., Any]) -> str:
-    """Names the code that made a state; a snapshot made by other code is refolded."""
-    module = inspect.getmodule(evolve)
-    source = inspect.getsource(module) if module is not None else repr(evolve)
-    return hashlib.sha256(source.encode()).hexdigest()[:16]
+def state_adapter(aggregate: Aggregate[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(type(aggregate.initial_state()))
 
 
 @cache
-def state_adapter(aggregate: Aggregate[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(type(aggregate.initial_state()))
+def fingerprint(aggregate: Aggregate[Any]) -> str:
+    """Names the code that made a state and the state's shape; a snapshot of any other is refolded."""
+    module = inspect.getmodule(aggregate.evolve)
+    source = inspect.getsource(module) if module is not None else repr(aggregate.evolve)
+    shape = state_adapter(aggregate).json_schema(mode="serialization")
+    return hashlib.sha256(f"{source}{shape}".encode()).hexdigest()[:16]
 
 
 @dataclass(slots=True)
@@ -121,9 +124,13 @@ class Batch:
 
     def _from_snapshot(self, aggregate: Aggregate[Any], head: Head | None) -> _Loaded:
         initial = aggregate.initial_state()
-        if head is None or head.snapshot is None or head.snapshot_fingerprint != fingerprint(aggregate.evolve):
+        if head is None or head.snapshot is None or head.snapshot_fingerprint != fingerprint(aggregate):
             return _Loaded(aggregate, head, initial, 0, 0)
-        state = state_adapter(aggregate).validate_json(head.snapshot)
+        try:
+            state = state_adapter(aggregate).validate_json(head.snapshot)
+        except ValidationError:
+            telemetry.alarm("snapshot_unreadable", stream_id=head.stream_id)  # a cache: the events are the truth
+            return _Loaded(aggregate, head, initial, 0, 0)
         return _Loaded(aggregate, head, state, head.snapshot_version, head.snapshot_version)
 
     def _refold(self, stored: StoredEvent) -> None:
@@ -148,8 +155,13 @@ class Batch:
             telemetry.span(f"decide {type(command).__name__}", cause.traceparent) as traceparent,
             blamed_on_data(type(command).__name__),
         ):
-            events = decider.decide(command, states, self.now)
             folded = {stream.stream_id: self._streams[stream.stream_id].state for stream in written}
+            try:
+                events = decider.decide(command, states, self.now)
+            except CommandRejected:
+                if isinstance(command, Wake):  # a wake that is refused has not come to rest either
+                    self._check_rest(command.stream_id, folded[command.stream_id])
+                raise
             for event in events:
                 evolve = self._streams[event.stream_id].aggregate.evolve
                 folded[event.stream_id] = evolve(folded[event.stream_id], event)
@@ -157,7 +169,8 @@ class Batch:
                 self._check_rest(command.stream_id, folded[command.stream_id])
         for stream_id, state in folded.items():
             self._streams[stream_id].state = state
-        recorded = [self._record(event, cause, traceparent) for event in events]
+        with blamed_on_data("record"):
+            recorded = [self._record(event, cause, traceparent) for event in events]
         self._recorded += recorded
         return recorded
 
@@ -258,7 +271,7 @@ class Batch:
             due,
             snapshot,
             snapshot_version,
-            fingerprint(loaded.aggregate.evolve) if snapshot else "",
+            fingerprint(loaded.aggregate) if snapshot else "",
         )
 
     @property

@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,6 +51,7 @@ class Consumer:
         self._refusals: dict[Partition, tuple[int, int]] = {}
         self.halted: dict[Partition, str] = {}
         self.assigned = False
+        self._maybe_healed = True  # a key may have healed just before the process before this one ended
 
     async def run(self, stop: asyncio.Event) -> None:
         self._consumer = await self._started(stop)
@@ -71,7 +73,7 @@ class Consumer:
             except KafkaError as error:
                 log.warning("consumer.waiting", reason=str(error))
                 telemetry.count("oms.retries", why="kafka_away")
-                await asyncio.wait_for(consumer.stop(), 5)
+                await _stopped(consumer)
                 await asyncio.sleep(0.5 + random.random())
         return None
 
@@ -93,12 +95,20 @@ class Consumer:
             began = time.monotonic()
             handled = await self._handled(records, stop)
             if handled is not None:
-                self._follow_up(handled, records)
-                for topic, key in handled.healed:
-                    await self._handler.release(topic, key)
+                self._follow_up(handled)
                 telemetry.observe("oms.batch.size", len(records), consumer=self._handler.consumer)
                 telemetry.observe("oms.batch.duration", time.monotonic() - began, consumer=self._handler.consumer)
+        await self._release_healed()
         await self._commit_for_lag_tools()
+
+    async def _release_healed(self) -> None:
+        if not self._maybe_healed:
+            return
+        try:
+            await self._handler.release_healed()
+            self._maybe_healed = False
+        except Unavailable as error:
+            log.warning("consumer.waiting", reason=str(error))
 
     async def _handled(self, records: Sequence[Record], stop: asyncio.Event) -> Handled | None:
         """Repeats the batch while the database is away; None when asked to stop meanwhile."""
@@ -113,10 +123,9 @@ class Consumer:
                 delay = min(delay * 2, 2.0)
         return None
 
-    def _follow_up(self, handled: Handled, records: Sequence[Record]) -> None:
-        for record in records:
-            if record.partition not in handled.refused:
-                self._positions[record.partition] = record.offset + 1
+    def _follow_up(self, handled: Handled) -> None:
+        self._positions |= handled.positions
+        self._maybe_healed |= bool(handled.healed)
         for partition, expected in handled.refused.items():
             self._refuse(partition, expected)
         for partition, reason in handled.halted.items():
@@ -135,10 +144,8 @@ class Consumer:
 
     def _seek(self, partition: Partition, offset: int) -> None:
         assert self._consumer is not None
-        try:
+        with suppress(IllegalStateError):  # no longer ours: its new owner goes on from the same position
             self._consumer.seek(TopicPartition(partition.topic, partition.number), offset)
-        except IllegalStateError:
-            pass  # no longer ours: its new owner goes on from the same position
         self._positions[partition] = offset
 
     def _halt(self, partition: Partition, reason: str) -> None:
@@ -202,11 +209,14 @@ class Consumer:
             telemetry.count("oms.retries", why="kafka_commit")  # advisory: the position is in PostgreSQL
 
     async def lag(self) -> dict[str, int]:
-        """Records behind the end of the log, by topic, of the partitions that this member owns."""
-        if self._consumer is None:
-            return {}
+        """Records behind the end of the log, by topic, of this member's partitions; empty while Kafka is away."""
         owned = {p: TopicPartition(p.topic, p.number) for p in self._positions}
-        ends = await self._consumer.end_offsets(list(owned.values())) if owned else {}
+        if self._consumer is None or not owned:
+            return {}
+        try:
+            ends = await asyncio.wait_for(self._consumer.end_offsets(list(owned.values())), 2)
+        except (KafkaError, TimeoutError):
+            return {}
         lags: dict[str, int] = {}
         for partition, tp in owned.items():
             lags[partition.topic] = lags.get(partition.topic, 0) + ends[tp] - self._positions.get(partition, ends[tp])
@@ -214,10 +224,17 @@ class Consumer:
 
     async def _leave(self) -> None:
         assert self._consumer is not None
-        try:
-            await asyncio.wait_for(self._consumer.stop(), 5)
-        except TimeoutError:
-            log.warning("consumer.abandoned")
+        await _stopped(self._consumer)
+
+
+async def _stopped(consumer: AIOKafkaConsumer) -> None:
+    try:
+        await asyncio.wait_for(consumer.stop(), 5)
+    except (TimeoutError, KafkaError):
+        log.warning("consumer.abandoned")
+
+
+_LATEST_MS = 4_102_444_800_000  # the year 2100: a writer of records may claim any time, and datetime ends at 9999
 
 
 def _record(item: Any) -> Record:
@@ -227,5 +244,5 @@ def _record(item: Any) -> Record:
         item.key,
         item.headers,
         item.value,
-        datetime.fromtimestamp(max(item.timestamp, 0) / 1000, UTC),
+        datetime.fromtimestamp(min(max(item.timestamp, 0), _LATEST_MS) / 1000, UTC),
     )

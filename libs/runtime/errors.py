@@ -39,6 +39,9 @@ def sorted_error(error: BaseException) -> BaseException:
         if state[:2] in _DATA:
             return DataFault(f"{type(error).__name__} {state}")
         return error
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        # The driver could not encode an argument (an integer beyond its column's, a malformed uuid): the data's fault.
+        return DataFault(type(error).__name__)
     if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError):
         return Unavailable(f"{type(error).__name__}: {error}")
     return error

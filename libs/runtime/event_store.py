@@ -29,7 +29,7 @@ from libs.runtime.storage import (
 
 Connection = asyncpg.pool.PoolConnectionProxy
 
-_EVENT_COLUMNS = "stream_id, stream_version, event_id, event_type, schema_version, data, metadata, recorded_at"
+EVENT_COLUMNS = "stream_id, stream_version, event_id, event_type, schema_version, data, metadata, recorded_at"
 
 
 def event_of(row: Any, source: str) -> StoredEvent:
@@ -161,7 +161,7 @@ class PostgresTransaction:
 
     async def load_events(self, after: Mapping[str, int]) -> Sequence[StoredEvent]:
         rows = await self._connection.fetch(
-            f"""SELECT {", ".join("e." + column for column in _EVENT_COLUMNS.split(", "))}
+            f"""SELECT {", ".join("e." + column for column in EVENT_COLUMNS.split(", "))}
                 FROM unnest($1::text[], $2::int[]) AS wanted(stream_id, after)
                 JOIN events e ON e.stream_id = wanted.stream_id AND e.stream_version > wanted.after
                 ORDER BY e.stream_id, e.stream_version""",
@@ -194,7 +194,8 @@ class PostgresTransaction:
         if changes.effects:
             await self._connection.execute(
                 """INSERT INTO effect (id, kind, key, stream_id, stream_version, due_at)
-                   SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::timestamptz[])""",
+                   SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[],
+                                        $6::timestamptz[])""",
                 *_columns(changes.effects, "id", "kind", "key", "stream_id", "stream_version", "due_at"),
             )
         if changes.answers:
@@ -292,11 +293,11 @@ class PostgresTransaction:
         if not changes.events:
             return
         envelopes = [event.envelope for event in changes.events]
-        insert = f"""INSERT INTO events ({_EVENT_COLUMNS})
+        insert = f"""INSERT INTO events ({EVENT_COLUMNS})
             SELECT stream_id, stream_version, event_id, event_type, schema_version, data, metadata, recorded_at
             FROM unnest($1::text[], $2::int[], $3::uuid[], $4::text[], $5::smallint[], $6::bytea[], $7::bytea[],
                         $8::timestamptz[]) WITH ORDINALITY
-                 AS e({_EVENT_COLUMNS}, place) ORDER BY place"""
+                 AS e({EVENT_COLUMNS}, place) ORDER BY place"""
         if changes.publish:
             insert = f"""WITH appended AS ({insert} RETURNING global_position)
                 INSERT INTO outbox SELECT global_position FROM appended ORDER BY global_position"""
@@ -333,7 +334,8 @@ OUTCOMES = ("processed", "duplicate", "parked", "skipped")
 
 _UPSERT_SEEN = """INSERT INTO seen (consumer, stream_id, stream_version)
     SELECT $1, * FROM unnest($2::text[], $3::int[])
-    ON CONFLICT (consumer, stream_id) DO UPDATE SET stream_version = EXCLUDED.stream_version"""
+    ON CONFLICT (consumer, stream_id) DO UPDATE
+        SET stream_version = GREATEST(seen.stream_version, EXCLUDED.stream_version)"""
 
 _HEADS = """unnest($1::text[], $2::int[], $3::timestamptz[], $4::bytea[], $5::int[], $6::text[])
     AS h(stream_id, stream_version, due_at, snapshot, snapshot_version, snapshot_fingerprint)"""
@@ -349,7 +351,8 @@ _INSERT_HEADS = f"""INSERT INTO stream_head
 _VIEW_ROWS = "unnest($1::text[], $2::text[], $3::text[]) AS r(key, data, versions)"
 _UPDATE_VIEW = f"""UPDATE view_{{view}} v SET data = r.data::jsonb, versions = r.versions::jsonb
     FROM {_VIEW_ROWS} WHERE v.key = r.key"""
-_INSERT_VIEW = f"INSERT INTO view_{{view}} (key, data, versions) SELECT key, data::jsonb, versions::jsonb FROM {_VIEW_ROWS}"
+_INSERT_VIEW = f"""INSERT INTO view_{{view}} (key, data, versions)
+    SELECT key, data::jsonb, versions::jsonb FROM {_VIEW_ROWS}"""
 
 
 def _columns(rows: Sequence[Any], *names: str) -> list[list[Any]]:
@@ -394,6 +397,16 @@ class PostgresStorage:
             )
         return {Partition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
+    async def healed_keys(self, consumer: str) -> Sequence[tuple[str, bytes]]:
+        rows = await self._fetch(
+            """SELECT DISTINCT topic, key FROM parked_key k JOIN parked_record r USING (consumer, topic, key)
+               LEFT JOIN seen s USING (consumer, stream_id)
+               WHERE consumer = $1 AND starts_with(k.reason, 'gap: ' || r.stream_id || ' ')
+                 AND r.stream_version = COALESCE(s.stream_version, 0) + 1""",
+            consumer,
+        )
+        return [(row["topic"], row["key"]) for row in rows]
+
     async def due_streams(self, limit: int) -> Sequence[str]:
         rows = await self._fetch(
             "SELECT stream_id FROM stream_head WHERE due_at <= clock_timestamp() ORDER BY due_at LIMIT $1", limit
@@ -414,7 +427,7 @@ class PostgresStorage:
                                  ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
                     RETURNING id, kind, key, attempts, stream_id, stream_version)
                 SELECT l.id, l.kind, l.key, l.attempts,
-                       {", ".join("e." + column for column in _EVENT_COLUMNS.split(", "))}
+                       {", ".join("e." + column for column in EVENT_COLUMNS.split(", "))}
                 FROM leased l JOIN events e USING (stream_id, stream_version)""",
             limit,
             lease_seconds,
@@ -439,7 +452,7 @@ class PostgresStorage:
         if not pointers:
             return []
         rows = await self._fetch(
-            f"""SELECT global_position, {_EVENT_COLUMNS} FROM events WHERE global_position = ANY($1)
+            f"""SELECT global_position, {EVENT_COLUMNS} FROM events WHERE global_position = ANY($1)
                 ORDER BY global_position""",
             [row["global_position"] for row in pointers],
         )
@@ -482,7 +495,7 @@ class PostgresStorage:
 
     async def read_streams(self, stream_ids: Sequence[str]) -> Sequence[StoredEvent]:
         rows = await self._fetch(
-            f"SELECT {_EVENT_COLUMNS} FROM events WHERE stream_id = ANY($1) ORDER BY stream_id, stream_version",
+            f"SELECT {EVENT_COLUMNS} FROM events WHERE stream_id = ANY($1) ORDER BY stream_id, stream_version",
             stream_ids,
         )
         return [event_of(row, self._source) for row in rows]

@@ -78,11 +78,12 @@ BROKEN = "internal_error"
 class Handled:
     """What became of a batch of records.
 
-    `refused` partitions go on elsewhere, at the offset named; `halted` ones must not go on, for the reason named;
-    `healed` parked keys have got the version that they missed and can be released.
+    `positions` is where each partition goes on. `refused` ones were not read from there: seek to the offset named;
+    `halted` ones must not go on, for the reason named; `healed` parked keys may have got the version that they missed.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
+    positions: dict[Partition, int] = field(default_factory=dict)
     refused: dict[Partition, int] = field(default_factory=dict)
     halted: dict[Partition, str] = field(default_factory=dict)
     healed: set[tuple[str, bytes]] = field(default_factory=set)
@@ -90,6 +91,7 @@ class Handled:
 
     def add(self, other: "Handled") -> None:
         self.counts += other.counts
+        self.positions |= other.positions
         self.refused |= other.refused
         self.halted |= other.halted
         self.healed |= other.healed
@@ -148,14 +150,20 @@ class Handler:
             return await self._repeated(lambda: self._records_once(heard, trimmed))
         except DataFault as fault:
             if len(heard) == 1:
-                bad = [heard[0].with_fault(str(fault))]
-                return await self._repeated(lambda: self._records_once(bad, trimmed))
+                return await self._park_alone(heard[0].with_fault(str(fault)), trimmed)
         # Something in the batch is bad. One at a time, the bad one fails alone and is parked.
         total = Handled()
         for item in heard:
             if item.record.partition not in total.halted and item.record.partition not in total.refused:
                 total.add(await self._handle_heard([item], trimmed))
         return total
+
+    async def _park_alone(self, bad: Heard, trimmed: frozenset[Partition]) -> Handled:
+        try:
+            return await self._repeated(lambda: self._records_once([bad], trimmed))
+        except DataFault as fault:
+            # It cannot even be parked, and nothing may be dropped: someone has to look.
+            return Handled(halted={bad.record.partition: f"cannot be parked: {fault}"})
 
     async def _records_once(self, heard: Sequence[Heard], trimmed: frozenset[Partition]) -> Handled:
         handled = Handled(park_counts=dict(self._park_counts))
@@ -176,7 +184,9 @@ class Handler:
             outcomes = await self._decide_all(tx, batch, accepted)
             changes = batch.changes()
             changes.seen = {
-                item.stream_id: seen[item.stream_id] for item, verdict in verdicts if verdict in _SEEN and item.stream_id
+                item.stream_id: seen[item.stream_id]
+                for item, verdict in verdicts
+                if verdict in _SEEN and item.stream_id
             }
             for item, verdict in verdicts:
                 partition = item.record.partition
@@ -188,6 +198,7 @@ class Handler:
                 if verdict.startswith("parked"):
                     changes.parked.append(parked_record(item, verdict.partition(":")[2]))
             await tx.write(changes)
+        handled.positions = dict(changes.positions)
         self._park_counts = handled.park_counts
         self._after_commit(batch)
         for outcome, number in handled.counts.items():
@@ -268,6 +279,10 @@ class Handler:
 
     # --- parked keys ---------------------------------------------------------------------------------------------
 
+    async def release_healed(self) -> int:
+        """Releases every key parked for a gap whose missing version has come; says how many records left."""
+        return sum([await self.release(topic, key) for topic, key in await self.storage.healed_keys(self.consumer)])
+
     async def release(self, topic: str, key: bytes, limit: int = 500) -> int:
         """Handles what waits under a parked key, in order, as far as it is sound; says how many records left."""
         left = 0
@@ -278,7 +293,7 @@ class Handler:
     async def _release_once(self, topic: str, key: bytes, limit: int) -> int:
         try:
             return await self._release_batch(topic, key, limit)
-        except DataFault as fault:
+        except (DataFault, PartitionHalted) as fault:
             if limit > 1:
                 return await self._release_once(topic, key, 1)
             log.error("park.release_stopped", topic=topic, reason=str(fault))
@@ -332,7 +347,7 @@ class Handler:
             fresh = [request for request in requests if request.key not in known]
             await batch.load(tx, (request.command for request in fresh))
             effect_ids = [request.effect_id for request in fresh if request.effect_id]
-            taken = await tx.take_effects(sorted(effect_ids)) if effect_ids else set()
+            taken = set(await tx.take_effects(sorted(effect_ids))) if effect_ids else set()
             answers, new = [], {}
             for request in requests:
                 stored = known.get(request.key) if request.key else None
@@ -342,6 +357,7 @@ class Handler:
                 if request.effect_id and request.effect_id not in taken:
                     answers.append(Answer("", 0, code=DROPPED))
                     continue
+                taken.discard(request.effect_id)
                 answer = self._answer(batch, request)
                 answers.append(answer)
                 if request.key:
@@ -420,6 +436,7 @@ def _gap(item: Heard, last: int, trimmed: frozenset[Partition]) -> str:
 
 def parked_record(item: Heard, reason: str) -> ParkedRecord:
     record = item.record
+    reason = reason.encode("utf-8", "replace").decode().replace("\x00", "")[:1000]  # what a text column holds
     headers = orjson.dumps([[name, (value or b"").hex()] for name, value in record.headers])
     return ParkedRecord(
         record.partition,
@@ -442,7 +459,7 @@ def record_of(parked: ParkedRecord) -> Record:
 def _in_sequence(
     heard: Sequence[Heard], waiting: Sequence[ParkedRecord], seen: dict[str, int]
 ) -> tuple[list[Heard], list[ParkedRecord]]:
-    """Of what waits: what may be handled now, and what leaves the park (repeats leave, too). Stops at a fault or gap."""
+    """Of what waits: what may be handled now, and what leaves the park (repeats, too). Stops at a fault or gap."""
     accepted, leaving = [], []
     for item, parked in zip(heard, waiting, strict=True):
         last = seen.get(item.stream_id, 0)

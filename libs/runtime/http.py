@@ -5,16 +5,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+import h11
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from libs.events import strict_json
 from libs.events.inbound import MAX_BYTES, faults_of
 from libs.runtime.api import Ports, Problem, Rejected
+from libs.runtime.contract import only_known_parameters, publish
 from libs.runtime.decider import CommandRejected
 from libs.runtime.errors import Unavailable
 from libs.runtime.service import Service
@@ -22,6 +25,9 @@ from libs.runtime.service import Service
 Health = Callable[[], Awaitable[Mapping[str, Any]]]
 
 BODY_SECONDS = 10.0
+HEAD_SECONDS = 10.0
+MAX_HEADERS = 100
+MAX_HEAD_BYTES = 32 * 1024
 
 
 def problem_response(problem: Problem) -> Response:
@@ -38,8 +44,40 @@ def problem_response(problem: Problem) -> Response:
     return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
 
 
+class PromptProtocol(H11Protocol):
+    """Ends a connection whose request head does not arrive in time: uvicorn itself would wait for ever."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._end)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if in_head and self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._end)
+        elif not in_head:
+            self._forget()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+
+
 class BodyGuard:
-    """Reads a request's body within a limit of bytes and time, and lets through only strict JSON.
+    """Reads a request's body within a limit of bytes and time, and lets through only strict JSON under a short head.
 
     Callbacks are only measured here: their signature is checked before anything is parsed.
     """
@@ -48,26 +86,50 @@ class BodyGuard:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH", "DELETE"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await _read_body(receive)
-            if body and not scope["path"].startswith("/callbacks/"):
-                _check_json(scope, body)
+            _refuse_long_head(scope)
+            if scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+                receive = _replay(await _guarded_body(scope, receive), receive)
         except Problem as problem:
             response = problem_response(problem)
-            if problem.status in (408, 413):
+            if problem.status in (408, 413, 431):
                 response.headers["connection"] = "close"
             await response(scope, receive, send)
             return
-        except TimeoutError:
-            response = problem_response(Problem(408, "body_timeout", "the body did not arrive in time"))
-            response.headers["connection"] = "close"
-            await response(scope, receive, send)
-            return
-        await self._app(scope, _replay(body, receive), send)
+        await self._app(scope, receive, send)
+
+
+async def _guarded_body(scope: Scope, receive: Receive) -> bytes:
+    _refuse_announced(scope)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _read_body(receive)
+    except TimeoutError:
+        raise Problem(408, "body_timeout", "the body did not arrive in time") from None
+    if body and not scope["path"].startswith("/callbacks/"):
+        _check_json(scope, body)
+    return body
+
+
+def _refuse_long_head(scope: Scope) -> None:
+    headers = scope["headers"]
+    size = len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
+        raise Problem(431, "headers_too_large", f"at most {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes")
+
+
+def _refuse_announced(scope: Scope) -> None:
+    """What says itself that it is too large is not even begun to be read."""
+    announced = dict(scope["headers"]).get(b"content-length", b"0")
+    if announced.isdigit() and int(announced[:20]) > MAX_BYTES:
+        raise _too_large()
+
+
+def _too_large() -> Problem:
+    return Problem(413, "body_too_large", f"at most {MAX_BYTES} bytes")
 
 
 async def _read_body(receive: Receive) -> bytes:
@@ -78,7 +140,7 @@ async def _read_body(receive: Receive) -> bytes:
             raise Problem(400, "body_incomplete", "the connection ended before the body did")
         body += message.get("body", b"")
         if len(body) > MAX_BYTES:
-            raise Problem(413, "body_too_large", f"at most {MAX_BYTES} bytes")
+            raise _too_large()
         if not message.get("more_body", False):
             return bytes(body)
 
@@ -91,7 +153,7 @@ def _check_json(scope: Scope, body: bytes) -> None:
     try:
         strict_json.loads(body)
     except strict_json.JsonFault as fault:
-        raise Problem(422 if fault.code == "number_out_of_range" else 400, fault.code, str(fault)) from None
+        raise Problem(fault.status, fault.code, str(fault)) from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -136,7 +198,14 @@ async def _on_unavailable(_request: Request, _error: Unavailable) -> Response:
 
 def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
     """`health` gives {"ready": bool, …}: readiness, and what /status shows."""
-    app = FastAPI(title=f"Orderloom {service.name}", version="1", docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title=f"Orderloom {service.name}",
+        version="1",
+        docs_url="/docs",
+        redoc_url=None,
+        dependencies=[Depends(only_known_parameters)],
+    )
+    publish(app)
     app.state.ports = ports
     app.state.clock = lambda: datetime.now(UTC)
     app.add_middleware(BodyGuard)

@@ -8,7 +8,7 @@ from typing import Any
 from libs.events.channel import UnreadableOrder
 from libs.events.codec import NewerSchema, UndecodableEvent, UnknownEvent, decode, event_type
 from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of
-from libs.events.inbound import UnidentifiableRecord, UnknownChannelEvent, read_channel_record
+from libs.events.inbound import UnidentifiableRecord, UnknownChannelEvent, read_channel_record, traceparent_in
 from libs.events.topics import TOPIC_BY_NAME
 from libs.runtime.errors import DataFault, PartitionHalted
 from libs.runtime.identity import Cause
@@ -103,11 +103,10 @@ class Intake:
         # Parked alone: identity is in the body, so nothing behind it waits.
         heard = Heard(record=record, park_key=f"@{record.partition.number}:{record.offset}".encode())
         try:
-            headers = headers_of(record.headers)
-            event = read_channel_record(headers, record.value)
+            event = read_channel_record(record.headers, record.value)
         except UnknownChannelEvent:
             return replace(heard, skip="unknown_type")
-        except (MalformedHeaders, UnidentifiableRecord) as error:
+        except UnidentifiableRecord as error:
             return heard.with_fault(str(error))
         place = f"{record.partition.topic}/{record.partition.number}/{record.offset}"
         # The channel's own ids are not to be trusted: the cause is where the record lies, with Kafka's timestamp.
@@ -123,7 +122,7 @@ class Intake:
             causation_id=place,
             channel=event.channel,
             idempotency_key=f"{event.channel}:{event.external_order_id}:{event.external_revision}",
-            traceparent=headers.get("traceparent", ""),
+            traceparent=traceparent_in(dict(record.headers).get("traceparent")),
         )
         heard = replace(heard, cause=_cause(envelope))
         return self._reacted(heard, Recorded(event=event, **_fields(envelope)))

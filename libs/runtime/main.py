@@ -6,16 +6,18 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich import progress
 
 from libs.runtime import telemetry
 from libs.runtime.migrate import MigrationFailed, migrate
+from libs.runtime.rebuild import RebuildRefused, rebuild
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
 from libs.runtime.worker import Process
 
 Build = Callable[[Settings], Service[Any]]
 
-ROLES = ("api", "worker", "migrate", "describe")
+ROLES = ("api", "worker", "migrate", "describe", "rebuild")
 
 
 def main(name: str, build: Build) -> None:
@@ -27,20 +29,22 @@ def main(name: str, build: Build) -> None:
             typer.Argument(
                 help="`api` serves HTTP; `worker` consumes, relays, calls and wakes; both may share a process. "
                 "`migrate` brings the database to this release and ends. `describe` prints what the service consumes, "
-                "publishes and serves."
+                "publishes and serves. `rebuild VIEW …` rebuilds views from the log while reads go on."
             ),
         ],
     ) -> None:
+        views = roles[1:] if roles[0] == "rebuild" else []
+        roles = roles[: len(roles) - len(views)]
         unknown = [role for role in roles if role not in ROLES]
         if unknown:
             raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(ROLES)}")
         settings = Settings()
-        _run(name, build, settings, frozenset(roles))
+        _run(name, build, settings, frozenset(roles), views)
 
     typer.run(command)
 
 
-def _run(name: str, build: Build, settings: Settings, roles: frozenset[str]) -> None:
+def _run(name: str, build: Build, settings: Settings, roles: frozenset[str], views: list[str]) -> None:
     exporter = None
     if settings.otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -60,12 +64,30 @@ def _run(name: str, build: Build, settings: Settings, roles: frozenset[str]) -> 
             typer.echo(f"migration failed: {error}", err=True)
             sys.exit(1)
         return
+    if "rebuild" in roles:
+        for view in views or [projection.name for projection in service.projections]:
+            _rebuild(service, settings, view)
+        return
     if sys.platform != "win32":
         import uvloop
 
         uvloop.run(Process(service, settings, roles).run())
     else:
         asyncio.run(Process(service, settings, roles).run())
+
+
+def _rebuild(service: Service[Any], settings: Settings, view: str) -> None:
+    """Rebuilds a view with progress and an estimate of the time left."""
+    with progress.Progress(*progress.Progress.get_default_columns(), progress.MofNCompleteColumn()) as bar:
+        task = bar.add_task(view, total=None)
+        try:
+            done = asyncio.run(
+                rebuild(service, settings, view, lambda at, of: bar.update(task, completed=at, total=of))
+            )
+        except RebuildRefused as error:
+            typer.echo(f"refused: {error}", err=True)
+            sys.exit(1)
+    typer.echo(f"{view}: {done.rows} rows from {done.events} events; {done.differing} were not as the log says")
 
 
 def describe(service: Service[Any]) -> str:

@@ -49,7 +49,7 @@ async def migrate(service: Service[Any], settings: Settings) -> None:
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('orderloom.views'))")
             for projection in service.projections:
                 await _make_view(connection, projection)
-            await _grant(connection, service, settings)
+            await grant(connection, service, settings)
     finally:
         await connection.close()
     log.info("database.migrated", views=[projection.name for projection in service.projections])
@@ -70,11 +70,16 @@ def _run_numbered(dsn: str) -> None:
 
 async def _make_view(connection: Any, projection: Projection[Any]) -> None:
     """A table for the view; indexed fields become generated columns that lists filter by and dashboards read."""
-    table = f"view_{projection.name}"
-    await make_view_table(connection, table, projection.indexed)
-    columns = "".join(f", {field}" for field in projection.indexed)
+    await make_view_table(connection, f"view_{projection.name}", projection.indexed)
     await connection.execute(f"DROP VIEW IF EXISTS reporting.{projection.name}")
-    await connection.execute(f"CREATE VIEW reporting.{projection.name} AS SELECT key{columns}, data FROM {table}")
+    await reporting_view(connection, projection)
+
+
+async def reporting_view(connection: Any, projection: Projection[Any]) -> None:
+    columns = "".join(f", {field}" for field in projection.indexed)
+    await connection.execute(
+        f"CREATE VIEW reporting.{projection.name} AS SELECT key{columns}, data FROM view_{projection.name}"
+    )
 
 
 async def make_view_table(connection: Any, table: str, indexed: Sequence[str]) -> None:
@@ -90,7 +95,7 @@ async def make_view_table(connection: Any, table: str, indexed: Sequence[str]) -
         await connection.execute(f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} ({field}, key)")
 
 
-async def _grant(connection: Any, service: Service[Any], settings: Settings) -> None:
+async def grant(connection: Any, service: Service[Any], settings: Settings) -> None:
     views = {f"view_{projection.name}": "SELECT, INSERT, UPDATE, DELETE" for projection in service.projections}
     if app := urlsplit(settings.postgres_dsn).username:
         for table, rights in {**_APP_MAY, **views}.items():

@@ -69,8 +69,8 @@ class KafkaPublisher:
     async def start(self) -> None:
         if self._producer is None:
             producer = new_producer(self._settings)
-            await producer.start()
             self._producer = producer
+            await producer.start()
 
     async def send(self, partition: Partition, records: Sequence[StoredEvent]) -> int:
         assert self._producer is not None

@@ -172,6 +172,9 @@ class Storage(Protocol):
     async def ensure_positions(self, consumer: str, beginnings: Mapping[Partition, int]) -> Mapping[Partition, int]:
         """Positions of partitions; one never read before begins at the log's beginning."""
 
+    async def healed_keys(self, consumer: str) -> Sequence[tuple[str, bytes]]:
+        """Each (topic, key) parked for a gap whose missing version waits with it by now."""
+
     async def due_streams(self, limit: int) -> Sequence[str]:
         """Streams whose `due_at` has passed by the database's clock."""
 

@@ -18,7 +18,7 @@ from libs.runtime.effects import EffectWorker
 from libs.runtime.errors import Unavailable
 from libs.runtime.event_store import PostgresStorage
 from libs.runtime.handler import Handler
-from libs.runtime.http import create_app
+from libs.runtime.http import PromptProtocol, create_app
 from libs.runtime.park import ParkLimit
 from libs.runtime.relay import KafkaPublisher, Relay
 from libs.runtime.service import Service
@@ -91,6 +91,7 @@ class Process:
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=30,
+                http=PromptProtocol,
                 h11_max_incomplete_event_size=64 * 1024,
             )
         )

@@ -123,7 +123,9 @@ class MemoryTransaction:
             else:
                 rows[change.key] = ViewRow(change.row.data, dict(change.row.versions))
             tables.views[change.view] = rows
-        tables.seen |= {(changes.consumer, stream_id): version for stream_id, version in changes.seen.items()}
+        for stream_id, version in changes.seen.items():
+            place = changes.consumer, stream_id
+            tables.seen[place] = max(tables.seen.get(place, 0), version)
         tables.effects |= {effect.id: effect for effect in changes.effects}
         if changes.answers.keys() & tables.answers.keys():
             raise VersionConflict("idempotency")
@@ -137,8 +139,9 @@ class MemoryTransaction:
             tables.parked_keys.setdefault((consumer, record.partition.topic, record.key), record.reason)
             tables.parked[consumer, record.partition, record.offset] = record
         for record in changes.unparked:
-            if not any(r.key == record.key and r.partition.topic == record.partition.topic for r in tables.parked.values()):
-                tables.parked_keys.pop((consumer, record.partition.topic, record.key), None)
+            place = record.partition.topic, record.key
+            if not any((r.partition.topic, r.key) == place for r in tables.parked.values()):
+                tables.parked_keys.pop((consumer, *place), None)
 
     def _write_head(self, new: NewHead) -> None:
         old = self._tables.heads.get(new.stream_id)
@@ -178,6 +181,20 @@ class MemoryStorage:
         for partition, offset in beginnings.items():
             self.tables.positions.setdefault((consumer, partition), offset)
         return {partition: at for (owner, partition), at in self.tables.positions.items() if owner == consumer}
+
+    async def healed_keys(self, consumer: str) -> Sequence[tuple[str, bytes]]:
+        tables = self.tables
+        return sorted(
+            {
+                (record.partition.topic, record.key)
+                for (owner, _, _), record in tables.parked.items()
+                if owner == consumer
+                and record.stream_version == tables.seen.get((consumer, record.stream_id), 0) + 1
+                and tables.parked_keys[consumer, record.partition.topic, record.key].startswith(
+                    f"gap: {record.stream_id} "
+                )
+            }
+        )
 
     async def due_streams(self, limit: int) -> Sequence[str]:
         now = self.clock()

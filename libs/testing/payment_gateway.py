@@ -128,6 +128,10 @@ def refused(psp: PspDouble, request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("nobody listens")
 
 
+def busy(psp: PspDouble, request: httpx.Request) -> httpx.Response:
+    return _json(503, {"code": "busy"})
+
+
 def lost_before(psp: PspDouble, request: httpx.Request) -> httpx.Response:
     raise httpx.ReadTimeout("the PSP never got it")
 

@@ -1,5 +1,6 @@
 """Given / when / then: the only shape of a domain test. Comparison is exact and in order."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +18,10 @@ NOW = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
 def recorded(event: Event, *, stream_version: int = 1, at: datetime = NOW, **envelope: Any) -> Recorded[Any]:
     """An event as `react`, `follow` and views get it."""
     fields = {
-        "event_id": f"{event.stream_id}@{stream_version}",
+        "event_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{event.stream_id}@{stream_version}")),
         "correlation_id": str(getattr(event, "order_id", event.stream_id)),
         "causation_id": "cause",
+        "source": "/test",
         "occurred_at": at,
         "recorded_at": at,
         **envelope,
@@ -91,7 +93,8 @@ class Scenario:
         try:
             events = self.decide()
         except CommandRejected as rejection:
-            assert rejection.code == code
+            if rejection.code != code:
+                raise AssertionError(f"rejected as {rejection.code}, not {code}") from rejection
         else:
             raise AssertionError(f"not rejected, decided {events}")
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from libs.events.base import Id, Quantity, Text
+from libs.events.base import Id, Quantity
+from libs.events.text import FreeText
 from libs.runtime.api import Body, Commands, Page, Receipt, Views
 from services.inventory.domain.command import (
     AdjustStock,
@@ -26,7 +27,6 @@ from services.inventory.views import (
 
 router = APIRouter()
 
-Note = Annotated[Text, Field(min_length=1)]
 Delta = Annotated[int, Field(ge=-1_000_000, le=-1)] | Quantity
 Answers = dict[int | str, dict[str, Any]]
 
@@ -41,15 +41,15 @@ def _refused(*codes: str) -> Answers:
 
 class LocationBody(Body):
     location: Id
-    name: Note
+    name: FreeText
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
     lat: Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
     lon: Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 
 
 class SwitchBody(Body):
-    by: Note
-    reason: Note
+    by: FreeText
+    reason: FreeText
 
 
 class ReceiptLineBody(Body):
@@ -71,8 +71,8 @@ class AdjustmentBody(Body):
     sku: Id
     location: Id
     delta: Delta
-    reason: Note
-    by: Note
+    reason: FreeText
+    by: FreeText
 
 
 def _answer(receipt: Receipt, response: Response) -> Receipt:

@@ -225,7 +225,7 @@ def _changes(view: OrderView, event: OrderEvent, at: datetime) -> Mapping[str, o
 def _payment_changes(view: OrderView, event: OrderEvent) -> Mapping[str, object]:
     match event:
         case PaymentAuthorizationRequested():
-            reserved = _stocked(view, event.reserved, "reserved", "open") if event.attempt == 1 else {}
+            reserved = _stocked(view, event.reserved, "reserved", "open")
             return {"payment_status": "PENDING", "payment_method_by": None, "stuck": "no", **reserved}
         case PaymentMethodUpdateRequested():
             return {"payment_status": "DECLINED", "payment_method_by": event.expires_at, "stuck": "no"}

@@ -3,17 +3,16 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, model_validator
 
 from libs.events.base import Id
+from libs.events.text import FreeText
 from libs.runtime.api import Body, Callback, Commands, Page, Receipt, Views
 from libs.runtime.decider import CommandRejected
 from services.payment.domain.call import Answer, Approved, Refused
 from services.payment.domain.command import RecordAnswer, SettlePayment
 from services.payment.gateway import PspCallback, PspId, PspSettings, Unknown
 from services.payment.views import PAYMENT_VIEW, PaymentStatus, PaymentView
-
-Words = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class Settlement(Body):
@@ -22,8 +21,8 @@ class Settlement(Body):
     idempotency_key: Id
     outcome: Literal["SUCCEEDED", "FAILED"]
     psp_reference: PspId | None = None
-    by: Words
-    reason: Words
+    by: FreeText
+    reason: FreeText
 
     @model_validator(mode="after")
     def _success_is_proven(self) -> "Settlement":

@@ -13,7 +13,7 @@ from libs.runtime.api import Page, Views
 from services.tracking.views.exception import OPEN_EXCEPTIONS, OpenException
 from services.tracking.views.model import OrderStatus, OrderTracking
 from services.tracking.views.order import ORDER_TRACKING
-from services.tracking.views.timeline import OrderTimeline, timeline
+from services.tracking.views.timeline import TimelineEntry, timeline
 
 router = APIRouter(tags=["tracking"])
 
@@ -48,8 +48,8 @@ async def list_orders(
 
 
 @router.get("/orders/{order_id}/timeline", summary="Everything that happened to an order", responses=UNHEARD_OF)
-async def read_timeline(order_id: Id, views: Views) -> OrderTimeline:
-    return timeline(order_id, await views.story(ORDER_TRACKING, order_id))
+async def read_timeline(order_id: Id, views: Views) -> list[TimelineEntry]:
+    return timeline(await views.story(ORDER_TRACKING, order_id))
 
 
 @router.get("/exceptions", summary="Orders that someone must look at", responses=MALFORMED)

@@ -67,7 +67,7 @@ class Commands(CommandDoor):
     events: list[Event] = field(default_factory=list)
 
     async def handle(self, command: Any, *, key: str | None = None) -> Receipt:
-        assert key is None, "a stored 409 would answer the repeat that it asks for"
+        assert key == "", "a stored 409 would answer the repeat that it asks for"
         decided = scenario(DECIDER).given(*self.events).when(command).decide()
         self.events += decided
         return Receipt(stream_id="s", stream_version=1, events=[type(event).__name__ for event in decided], token="t")

@@ -148,9 +148,9 @@ def test_order_not_to_be_split_is_rejected_where_only_two_locations_together_hav
 
 
 def test_stock_held_for_others_cannot_be_reserved() -> None:
-    others = held("Y", "MUC", 2, reservation_id="O2-r1")
-    given(*STOCKED, others).when(reserve(asked("2", "Y", 1))).then(
-        rejected(ShortLine(line_id="2", sku="Y", qty=1, available=0))
+    others = held("Y", "MUC", 1, reservation_id="O2-r1")
+    given(*STOCKED, others).when(reserve(asked("2", "Y", 2))).then(
+        rejected(ShortLine(line_id="2", sku="Y", qty=2, available=1))
     )
 
 

@@ -156,7 +156,7 @@ def check_answer(command: Any, events: list[Event]) -> None:
         assert len(events) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories)
 def test_any_history_keeps_every_promise(told: list[Any]) -> None:
     world, done = World(), []

@@ -140,7 +140,7 @@ def test_any_plan_is_whole_within_the_supply_and_refused_only_if_impossible(
 
 
 def _check_served(lines: list[RequestedLine], supply: Supply, result: Plan, split: str) -> None:
-    given_out = {here: 0 for here in ((part.sku, part.location) for part in result.lines)}
+    given_out = dict.fromkeys(((part.sku, part.location) for part in result.lines), 0)
     for part in result.lines:
         given_out[part.sku, part.location] += part.qty
     assert all(qty <= supply[sku][location] for (sku, location), qty in given_out.items())
@@ -156,7 +156,7 @@ def _check_served(lines: list[RequestedLine], supply: Supply, result: Plan, spli
 def _possible(lines: list[RequestedLine], supply: Supply, split: str) -> bool:
     """An oracle that shares nothing with the code: any one location, or units given out one by one."""
     if split == "NO":
-        return any(_possible([part for part in lines], _only(supply, here), "ALLOW") for here in "ABCD")
+        return any(_possible(lines, _only(supply, here), "ALLOW") for here in "ABCD")
     left = {sku: dict(locations) for sku, locations in supply.items()}
     for asked in sorted(lines, key=lambda asked: asked.node is None):
         for _ in range(asked.qty):

@@ -159,8 +159,19 @@ def test_delivered_order_that_is_not_paid_is_stuck_in_payment() -> None:
     scenario(DECIDER).given(*story.DELIVERED).when(WAKE, after(days=16)).then(stuck("PAYMENT", after(days=16)))
 
 
-def test_progress_forgets_what_was_overdue() -> None:
-    assert due(*story.ACCEPTED, stuck("STOCK", after(days=1)), story.AUTH_REQUESTED) == after(seconds=120)
+@pytest.mark.parametrize(
+    ("past", "progress"),
+    [
+        (story.ACCEPTED, story.AUTH_REQUESTED),
+        (story.PAYING, story.METHOD_ASKED),
+        (story.PAYING, story.UNRELEASED[-1]),
+        ((*story.PAYING, story.CONFIRMED), story.RELEASES[0]),
+    ],
+)
+def test_progress_forgets_what_was_overdue_even_if_the_clock_went_back(
+    past: story.Story, progress: OrderEvents
+) -> None:
+    assert due(*past, stuck("PAYMENT", after(days=9)), progress) == due(*past, progress) is not None
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,11 @@ def test_short_authorisation_while_another_method_is_awaited_is_only_void() -> N
     when.then(void("au_1", "PAYMENT_DECLINED"))
 
 
+def test_short_authorisation_told_again_while_the_next_is_under_way_changes_nothing() -> None:
+    past = (*story.PAYING, void("au_1", "PAYMENT_DECLINED"), METHOD_ASKED, attempt(2))
+    scenario(DECIDER).given(*past).when(authorized("au_1", 1)).then_nothing()
+
+
 def test_authorisation_of_a_cancelled_order_is_void_once() -> None:
     when = scenario(DECIDER).given(*story.CANCELLED).when(authorized())
     when.then(void("au_1"))

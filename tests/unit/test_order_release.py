@@ -129,6 +129,18 @@ def test_last_capture_completes_a_delivered_order() -> None:
     when.then_nothing_when_repeated()
 
 
+def test_order_is_not_complete_before_it_is_both_delivered_and_paid() -> None:
+    unpaid = (*story.SHIPPED, delivered(HAMBURG_PARCEL, *HAMBURG_LINES))
+    scenario(DECIDER).given(*unpaid).when(BERLIN_DELIVERED).then(delivered(BERLIN_PARCEL, *BERLIN_LINES))
+    underway = (*story.SHIPPED, captured(HAMBURG_PARCEL, story.HAMBURG_AMOUNT))
+    scenario(DECIDER).given(*underway).when(BERLIN_CAPTURED).then(captured(BERLIN_PARCEL, story.BERLIN_AMOUNT))
+
+
+def test_order_completed_by_hand_is_not_completed_again() -> None:
+    past = (*story.PAID, delivered(HAMBURG_PARCEL, *HAMBURG_LINES), OrderCompleted(order_id=ORDER))
+    scenario(DECIDER).given(*past).when(BERLIN_DELIVERED).then(delivered(BERLIN_PARCEL, *BERLIN_LINES))
+
+
 def test_order_with_units_still_to_ship_is_not_complete() -> None:
     past = (*story.PARTLY_SHIPPED, captured(BERLIN_PARCEL, story.BERLIN_AMOUNT))
     scenario(DECIDER).given(*past).when(BERLIN_DELIVERED).then(delivered(BERLIN_PARCEL, *BERLIN_LINES))

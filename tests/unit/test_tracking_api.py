@@ -1,19 +1,21 @@
-"""Tracking's routes, over doors that hold a few rows in memory."""
+"""Tracking's routes, over a storage in memory that has heard a little."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 
+from libs.events.base import Event
 from libs.events.channel import order_id_of
-from libs.events.envelope import Recorded
+from libs.events.codec import encode, partition_key
 from libs.events.order import OrderAccepted, OrderHoldPlaced
-from libs.runtime.api import Page, Problem, ViewDoor, view_door
-from libs.runtime.projection import Projection, V
-from libs.testing.scenario import recorded
+from libs.runtime.api import Ports
+from libs.runtime.batch import folded_row
+from libs.runtime.http import create_app
+from libs.runtime.projection import Projection
+from libs.runtime.storage import StoredEvent
+from libs.testing.memory import MemoryStorage
+from libs.testing.scenario import history, recorded
 from services.tracking.service import service
 from services.tracking.views.exception import OPEN_EXCEPTIONS
 from services.tracking.views.order import ORDER_TRACKING
@@ -21,46 +23,42 @@ from services.tracking.views.order import ORDER_TRACKING
 ORDER = order_id_of("web", "W-1")
 
 
-class Rows(ViewDoor):
-    def __init__(self, rows: Mapping[tuple[str, str], Any]) -> None:
-        self.rows, self.asked = rows, list[tuple[str, Mapping[str, str]]]()
+class AskedStorage(MemoryStorage):
+    """Remembers what lists were filtered by."""
 
-    async def get(self, projection: Projection[V], key: str) -> V:
-        if (projection.name, key) not in self.rows:
-            raise Problem(404, "not_found")
-        row: V = self.rows[projection.name, key]
-        return row
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, dict[str, str]]] = []
 
-    async def page(self, projection: Projection[V], where: Mapping[str, str]) -> Page[V]:
-        assert set(where) <= set(projection.indexed)
-        self.asked.append((projection.name, where))
-        return Page(items=[row for (name, _), row in self.rows.items() if name == projection.name])
-
-    async def story(self, projection: Projection[Any], key: str) -> list[Recorded[Any]]:
-        await self.get(projection, key)
-        return [recorded(OrderAccepted(order_id=key))]
+    async def page_view(self, view: str, where: Any, after: str, limit: int) -> Any:
+        self.asked.append((view, dict(where)))
+        return await super().page_view(view, where, after, limit)
 
 
-@pytest.fixture
-def rows() -> Rows:
-    order = ORDER_TRACKING.evolve(None, recorded(OrderAccepted(order_id=ORDER)))
-    placed = OrderHoldPlaced(order_id=ORDER, hold_id="H-1", type="MANUAL", reason="look")
-    exception = OPEN_EXCEPTIONS.evolve(None, recorded(placed))
-    return Rows({("order_tracking", ORDER): order, ("open_exceptions", ORDER): exception})
+def hear(storage: MemoryStorage, projection: Projection[Any], *events: Event) -> None:
+    items = history(events)
+    change = folded_row(projection, ORDER, None, items)
+    assert change is not None
+    assert change.row is not None
+    storage.tables.views[projection.name] = {ORDER: change.row}
+    storage.tables.events += [StoredEvent(item, encode(item.event), partition_key(item.event)) for item in items]
 
 
 @pytest.fixture
-def client(rows: Rows) -> httpx.AsyncClient:
-    app = FastAPI()
-    router = service().router
-    assert router is not None
-    app.include_router(router)
-    app.dependency_overrides = {view_door: lambda: rows}
+def storage() -> AskedStorage:
+    storage = AskedStorage()
+    hear(storage, ORDER_TRACKING, OrderAccepted(order_id=ORDER))
+    hear(storage, OPEN_EXCEPTIONS, OrderHoldPlaced(order_id=ORDER, hold_id="H-1", type="MANUAL", reason="look"))
+    storage.tables.events.pop()  # of the timeline only the first
+    return storage
 
-    @app.exception_handler(Problem)
-    async def answer(_request: Request, problem: Problem) -> JSONResponse:
-        return JSONResponse({"code": problem.code}, problem.status)
 
+@pytest.fixture
+def client(storage: AskedStorage) -> httpx.AsyncClient:
+    async def health() -> dict[str, Any]:
+        return {"ready": True}
+
+    app = create_app(service(), Ports(storage, None, ""), health)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tracking")
 
 
@@ -73,7 +71,7 @@ async def test_known_order_is_found_by_id_and_by_reference(client: httpx.AsyncCl
 @pytest.mark.parametrize("path", ["/orders/unheard", "/orders/by-reference/web/W-2", "/orders/unheard/timeline"])
 async def test_order_nobody_spoke_of_is_not_found(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(path)
-    assert (answer.status_code, answer.json()) == (404, {"code": "not_found"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -92,22 +90,25 @@ async def test_malformed_question_is_refused(client: httpx.AsyncClient, path: st
     assert (await client.get(path)).status_code == 422
 
 
-async def test_orders_are_listed_by_what_is_asked(client: httpx.AsyncClient, rows: Rows) -> None:
-    answer = await client.get("/orders?status=ACCEPTED&channel=web&placed_day=2026-01-05")
+async def test_orders_are_listed_by_what_is_asked(client: httpx.AsyncClient, storage: AskedStorage) -> None:
+    answer = await client.get("/orders?status=ACCEPTED")
     assert [row["order_id"] for row in answer.json()["items"]] == [ORDER]
-    assert rows.asked == [("order_tracking", {"status": "ACCEPTED", "channel": "web", "placed_day": "2026-01-05"})]
+    await client.get("/orders?status=ACCEPTED&channel=web&placed_day=2026-01-05")
+    assert storage.asked[-1] == (
+        "order_tracking",
+        {"status": "ACCEPTED", "channel": "web", "placed_day": "2026-01-05"},
+    )
 
 
-async def test_exceptions_are_listed_by_type(client: httpx.AsyncClient, rows: Rows) -> None:
+async def test_exceptions_are_listed_by_type(client: httpx.AsyncClient, storage: AskedStorage) -> None:
     assert [row["type"] for row in (await client.get("/exceptions")).json()["items"]] == ["MANUAL"]
     await client.get("/exceptions?type=STUCK")
-    assert rows.asked == [("open_exceptions", {}), ("open_exceptions", {"type": "STUCK"})]
+    assert storage.asked == [("open_exceptions", {}), ("open_exceptions", {"type": "STUCK"})]
 
 
 async def test_timeline_tells_every_event(client: httpx.AsyncClient) -> None:
     body = (await client.get(f"/orders/{ORDER}/timeline")).json()
-    assert body["order_id"] == ORDER
-    assert [(entry["service"], entry["summary"]) for entry in body["entries"]] == [("order", "Order accepted")]
+    assert [(entry["service"], entry["summary"]) for entry in body] == [("order", "Order accepted")]
 
 
 def test_tracking_listens_and_says_nothing() -> None:

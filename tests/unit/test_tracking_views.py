@@ -527,6 +527,20 @@ def test_completed_order_shows_amounts_lines_packages_and_times() -> None:
     }
 
 
+def test_order_heard_of_from_others_first_is_expected() -> None:
+    paid = after(submitted(), authorized())
+    assert axes(paid) == ("EXPECTED", "EXPECTED", "AUTHORIZED", "UNFULFILLED")
+    gone = after(*BERLIN_PARCEL.prepared(), BERLIN_PARCEL.dispatched())
+    assert axes(gone) == ("IN_FULFILLMENT", "EXPECTED", "NONE", "PARTIALLY_SHIPPED")
+    there = after(*BERLIN_PARCEL.prepared(), BERLIN_PARCEL.dispatched(), BERLIN_PARCEL.delivered()[2])
+    assert there.fulfillment_status == "PARTIALLY_DELIVERED"
+
+
+def test_order_is_reserved_since_the_first_reservation() -> None:
+    another = reserved().model_copy(update={"reservation_id": f"{ORDER}-r2"})
+    assert after(reserved(), another).milestones.reserved_at == moment(0)
+
+
 def test_day_of_an_order_placed_abroad_is_in_utc() -> None:
     at = datetime.fromisoformat("2026-01-05T23:30:00-05:00")
     assert after(received(placed_at=at)).placed_day == date(2026, 1, 6)
@@ -639,6 +653,7 @@ def test_second_authorization_that_is_voided_leaves_the_first() -> None:
     view = after(*both, voided("A-1"))
     assert (view.payment_status, view.amounts.authorized) == ("AUTHORIZED", TOTAL)
     assert [each.auth_id for each in view.authorizations] == ["A-2"]
+    assert view.milestones.authorized_at == when(both, p.PaymentAuthorized)
 
 
 def test_void_after_a_capture_leaves_what_was_captured() -> None:
@@ -685,6 +700,9 @@ def test_two_holds_have_one_row_that_stays_for_the_second() -> None:
 
 
 def test_hold_placed_twice_is_one() -> None:
+    row = open_exception(hold(), hold())
+    assert row is not None
+    assert len(row.holds) == 1
     assert open_exception(hold(), hold(), unhold()) is None
 
 

@@ -1,7 +1,7 @@
 """The network: one stream with every location, where it lies and whether it may serve orders."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import asin, cos, radians, sin, sqrt
 from typing import assert_never
 
@@ -19,33 +19,28 @@ class Location:
     country: str
     lat: float
     lon: float
-    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    locations: dict[str, Location] = field(default_factory=dict)
+    """`enabled` are the locations that orders may be served from."""
 
-    def enabled(self, location: str) -> bool:
-        return location in self.locations and self.locations[location].enabled
+    locations: dict[str, Location] = field(default_factory=dict)
+    enabled: frozenset[str] = frozenset()
 
 
 def evolve(network: Network, event: NetworkFact) -> Network:
     match event:
         case LocationRegistered():
-            location = Location(event.name, event.country, event.lat, event.lon, _enabled_or_new(network, event))
+            # A new location is enabled; new data of a disabled one does not enable it.
+            new = {event.location} - network.locations.keys()
+            return Network({**network.locations, event.location: _located(event)}, network.enabled | new)
         case NodeDisabled():
-            location = replace(network.locations[event.location], enabled=False)
+            return Network(network.locations, network.enabled - {event.location})
         case NodeEnabled():
-            location = replace(network.locations[event.location], enabled=True)
+            return Network(network.locations, network.enabled | {event.location})
         case _:
             assert_never(event)
-    return Network({**network.locations, event.location: location})
-
-
-def _enabled_or_new(network: Network, event: LocationRegistered) -> bool:
-    """New data of a disabled node does not enable it."""
-    return event.location not in network.locations or network.locations[event.location].enabled
 
 
 NETWORK = Aggregate(category="network", initial_state=Network, evolve=evolve)
@@ -53,8 +48,7 @@ MAIN = NETWORK.stream("main")
 
 
 def register(command: RegisterLocation, network: Network) -> list[NetworkEvent]:
-    known = network.locations.get(command.location)
-    if known and (known.name, known.country, known.lat, known.lon) == _data(command):
+    if network.locations.get(command.location) == _located(command):
         return []
     return [
         LocationRegistered(
@@ -63,20 +57,20 @@ def register(command: RegisterLocation, network: Network) -> list[NetworkEvent]:
     ]
 
 
-def _data(command: RegisterLocation) -> tuple[str, str, float, float]:
-    return command.name, command.country, command.lat, command.lon
+def _located(known: RegisterLocation | LocationRegistered) -> Location:
+    return Location(known.name, known.country, known.lat, known.lon)
 
 
 def disable(command: DisableNode, network: Network) -> list[NetworkEvent]:
     require_known(network, [command.location])
-    if not network.enabled(command.location):
+    if command.location not in network.enabled:
         return []
     return [NodeDisabled(location=command.location, by=command.by, reason=command.reason)]
 
 
 def enable(command: EnableNode, network: Network) -> list[NetworkEvent]:
     require_known(network, [command.location])
-    if network.enabled(command.location):
+    if command.location in network.enabled:
         return []
     return [NodeEnabled(location=command.location, by=command.by, reason=command.reason)]
 

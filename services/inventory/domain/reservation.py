@@ -113,7 +113,7 @@ def _supply(command: ReserveStock, stock: Stock, network: Network) -> Supply:
         sku: {
             location: level.atp
             for location, level in stock[sku].levels.items()
-            if level.on_hand > level.reserved and network.enabled(location)
+            if level.on_hand > level.reserved and location in network.enabled
         }
         for sku in {line.sku for line in command.lines}
     }

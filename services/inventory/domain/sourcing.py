@@ -77,7 +77,7 @@ class _Allotment:
         self._served.add(location)
 
     def serve_most(self, near: Near) -> bool:
-        """Lets the location serve that can serve most of what is still open, of several the nearest. False: none can."""
+        """Lets the location serve that can serve most of what is open, of several the nearest. False: none can."""
         units = self._units()
         most = max(units.values(), default=0)
         if most:

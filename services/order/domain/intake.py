@@ -214,7 +214,7 @@ def called_off(order: Order, reason: CancelReason) -> list[OrderEvents]:
 
 def reservation_released(order: Order, reason: CancelReason) -> list[ReservationReleaseRequested]:
     lines = order.unshipped
-    if not lines or order.reservation_freed:
+    if not lines:
         return []
     return [
         ReservationReleaseRequested(
@@ -228,7 +228,7 @@ def reservation_released(order: Order, reason: CancelReason) -> list[Reservation
 
 
 def authorization_voided(order: Order, reason: CancelReason) -> list[PaymentVoidRequested]:
-    if not order.auth_id or order.auth_id in order.voided:
+    if not order.auth_id:
         return []
     return [
         PaymentVoidRequested(

@@ -165,9 +165,13 @@ def evolve(order: Order, event: OrderEvents) -> Order:
         case PaymentAuthorizationRequested():
             return _asked_for_payment(order, event)
         case PaymentMethodUpdateRequested():
-            return _waiting(order, "awaiting_method", event.expires_at, expires_at=event.expires_at)
+            expires_at = event.expires_at
+            return replace(
+                order, status="awaiting_method", deadlines=(expires_at,), expires_at=expires_at, stuck_since=NEVER
+            )
         case OrderConfirmed():
-            return _waiting(replace(order, auth_id=event.auth_id), "confirmed", event.release_at)
+            deadlines = (event.release_at,)
+            return replace(order, status="confirmed", auth_id=event.auth_id, deadlines=deadlines, stuck_since=NEVER)
         case FulfillmentRequested():
             return _released(order, event)
         case StockShipmentConfirmed():
@@ -205,20 +209,26 @@ def evolve(order: Order, event: OrderEvents) -> Order:
             assert_never(event)
 
 
-def _waiting(order: Order, status: Status, *deadlines: datetime, expires_at: datetime | None = None) -> Order:
-    """Something new is waited for: what was overdue before no longer counts."""
-    expires_at = expires_at or order.expires_at
-    return replace(order, status=status, deadlines=deadlines, expires_at=expires_at, stuck_since=NEVER)
-
-
 def _asked_for_payment(order: Order, event: PaymentAuthorizationRequested) -> Order:
-    order = replace(order, reserved=event.reserved, attempt=event.attempt, token=event.token)
-    return _waiting(order, "paying", event.answer_by, event.expires_at, expires_at=event.expires_at)
+    return replace(
+        order,
+        status="paying",
+        reserved=event.reserved,
+        attempt=event.attempt,
+        token=event.token,
+        deadlines=(event.answer_by, event.expires_at),
+        expires_at=event.expires_at,
+    )
 
 
 def _released(order: Order, event: FulfillmentRequested) -> Order:
-    order = replace(order, nodes={**order.nodes, event.release_id: event.node})
-    return _waiting(order, "released", event.ship_by, *([event.deliver_by] if event.deliver_by else []))
+    return replace(
+        order,
+        status="released",
+        nodes={**order.nodes, event.release_id: event.node},
+        deadlines=(event.ship_by, event.deliver_by) if event.deliver_by else (event.ship_by,),
+        stuck_since=NEVER,
+    )
 
 
 def payment_holds(order: Order) -> list[str]:

@@ -1,20 +1,16 @@
 """What is wrong with an order as a channel placed it. The same codes are given over Kafka and over HTTP."""
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
 import pycountry
 
 from libs.events.channel import Fault, OrderPlaced
+from libs.events.text import faults_in
 
 MAX_FAULTS = 50
 
 _CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies)
-_JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and emoji are misspelled without them
-_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_DIGITS = re.compile(r"\+?[0-9](?:[ -]*[0-9]){12,}")
 
 
 def validate(placed: OrderPlaced) -> tuple[Fault, ...]:
@@ -31,10 +27,8 @@ def validate(placed: OrderPlaced) -> tuple[Fault, ...]:
 
 
 def text_faults(field: str, text: str) -> Iterator[Fault]:
-    if not _is_clean(text):
-        yield Fault(code="text_invalid", field=field, message="control characters, or not in Unicode form NFC")
-    if any(_is_card_number(digits) for digits in _digit_runs(text)):
-        yield Fault(code="pan_detected", field=field, message="looks like a card number")
+    for code, message in faults_in(text):
+        yield Fault(code=code, field=field, message=message)
 
 
 def _totals(placed: OrderPlaced) -> Iterator[Fault]:
@@ -96,32 +90,3 @@ def _texts(placed: OrderPlaced) -> Iterator[tuple[str, str]]:
         for key, value in address.items():
             yield f"pii.{name}", key
             yield f"pii.{name}", value
-
-
-def _is_clean(text: str) -> bool:
-    if text.isascii():
-        return text.isprintable()
-    marred = any(unicodedata.category(char) in _UNPRINTABLE and char not in _JOINERS for char in text)
-    return not marred and unicodedata.is_normalized("NFC", text)
-
-
-def _digit_runs(text: str) -> Iterator[str]:
-    """Neighbouring groups of digits that together have 13 to 19. A leading + makes it a telephone number."""
-    for run in _DIGITS.findall(text):
-        groups = [] if run.startswith("+") else re.findall("[0-9]+", run)
-        for start in range(len(groups)):
-            digits = ""
-            for group in groups[start:]:
-                digits += group
-                if len(digits) > 19:
-                    break
-                if len(digits) >= 13:
-                    yield digits
-
-
-def _is_card_number(digits: str) -> bool:
-    """Luhn's sum holds, and the first digit is one that cards of the payment networks begin with."""
-    if digits[0] not in "23456":
-        return False
-    doubled = (int(digit) * (1 + index % 2) for index, digit in enumerate(reversed(digits)))
-    return sum(value // 10 + value % 10 for value in doubled) % 10 == 0

@@ -107,7 +107,7 @@ def _order(view: OrderTracking, recorded: Heard) -> OrderTracking:
             return _reached(view, "CONFIRMED", confirmed_at=at)
         case FulfillmentRequested() if view.milestones.released_at is None:
             return _at(view, released_at=at)
-        case StockShipmentConfirmed() if view.order_status == "CONFIRMED":
+        case StockShipmentConfirmed():
             return _reached(view, "IN_FULFILLMENT")
         case OrderCancellationStarted(channel=channel, external_order_id=external_order_id):
             named = _with(view, channel=channel, external_order_id=external_order_id)
@@ -284,7 +284,7 @@ def _at(view: OrderTracking, **times: datetime | None) -> OrderTracking:
 
 
 def _reached(view: OrderTracking, status: OrderStatus, **times: datetime | None) -> OrderTracking:
-    return _at(_with(view, order_status=status), **times)
+    return _with(view, order_status=status, milestones=view.milestones.model_copy(update=times))
 
 
 def _moved(view: OrderTracking, quantities: Iterable[ReservedLine | ReleaseLine], **signs: int) -> OrderTracking:

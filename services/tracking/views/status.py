@@ -17,7 +17,8 @@ def derived(view: OrderTracking) -> OrderTracking:
         "payment_status": _payment_status(view),
         "fulfillment_status": _fulfillment_status(view),
     }
-    return view.model_copy(update=statuses)
+    changed = {name: value for name, value in statuses.items() if getattr(view, name) != value}
+    return view.model_copy(update=changed) if changed else view
 
 
 def _headline(view: OrderTracking) -> OrderStatus:

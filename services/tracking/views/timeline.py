@@ -33,15 +33,8 @@ class TimelineEntry(BaseModel):
     data: dict[str, Any]
 
 
-class OrderTimeline(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    order_id: str
-    entries: tuple[TimelineEntry, ...]
-
-
-def timeline(order_id: str, heard: Iterable[Heard]) -> OrderTimeline:
-    return OrderTimeline(order_id=order_id, entries=tuple(_entry(item) for item in in_causal_order(heard)))
+def timeline(heard: Iterable[Heard]) -> list[TimelineEntry]:
+    return [_entry(item) for item in in_causal_order(heard)]
 
 
 def _entry(recorded: Heard) -> TimelineEntry:

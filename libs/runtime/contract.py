@@ -1,0 +1,98 @@
+"""The published contract of a service's HTTP: what every operation may answer beside what its router says of it."""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+
+from libs.runtime.api import Problem
+
+PROBLEM = "application/problem+json"
+
+_ANY = {
+    400: "Not a request that HTTP or JSON allows (`json_invalid`, `duplicate_key`)",
+    422: "Not of the documented shape",
+    431: "`headers_too_large`",
+    503: "`unavailable` or `busy`: repeat it after Retry-After, a write with the same Idempotency-Key",
+}
+_READ = {504: "`not_visible_yet`: `min_version` has not arrived here yet"}
+_BODY = {
+    408: "`body_timeout`: the body did not arrive in time",
+    413: "`body_too_large`",
+    415: "`media_type_unsupported`: send application/json",
+}
+_COMMAND = {
+    400: "`idempotency_key_missing`, `idempotency_key_invalid`, `if_match_invalid`, `json_invalid`, `duplicate_key`",
+    409: "The domain says no: `code` says why",
+    412: "`stale_version`: If-Match names another version than `current_version`",
+}
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "title": "Problem",
+    "description": "RFC 9457. `code` is stable; `errors` says what is wrong with which field.",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "current_version": {"type": "integer"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "code": {"type": "string"},
+                    "field": {"type": "string"},
+                    "message": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+
+
+def publish(app: FastAPI) -> None:
+    """Makes /openapi.json and /docs tell of every answer, also of those that the machine gives."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(get_openapi(title=app.title, version=app.version, routes=app.routes))
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _completed(schema: dict[str, Any]) -> dict[str, Any]:
+    schema.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            _complete(operation["responses"], path, method)
+    return schema
+
+
+def _complete(responses: MutableMapping[str, Any], path: str, method: str) -> None:
+    common = {**_ANY, **_READ} if method == "get" else {**_ANY, **_BODY}
+    if method != "get" and not path.startswith("/callbacks/"):
+        common |= _COMMAND
+    for status, description in common.items():
+        responses.setdefault(str(status), {"description": description})
+    for answer, response in responses.items():
+        if answer >= "400":
+            response["content"] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+async def only_known_parameters(request: Request) -> None:
+    """A misspelled filter would list everything: a query parameter that is not in the contract is refused."""
+    route = request.scope["route"]
+    operation = _operation(request.app.openapi(), route.path, request.method)
+    known = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"}
+    if operation and not known.issuperset(request.query_params):
+        raise Problem(422, "unknown_parameter", "the query has a parameter that is not documented")
+
+
+def _operation(schema: Mapping[str, Any], path: str, method: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = schema["paths"].get(path, {}).get(method.lower(), {})
+    return found

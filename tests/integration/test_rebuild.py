@@ -1,0 +1,149 @@
+"""A view rebuilt from the log on real PostgreSQL, while writers write."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import asyncpg
+import pytest
+
+from libs.events.base import Event
+from libs.events.codec import encode, partition_key
+from libs.events.envelope import to_headers
+from libs.events.order import OrderAccepted, OrderCancelled, OrderConfirmed
+from libs.events.topics import ORDER_EVENTS
+from libs.runtime.event_store import PostgresStorage
+from libs.runtime.handler import Handler
+from libs.runtime.intake import Record
+from libs.runtime.migrate import migrate
+from libs.runtime.rebuild import RebuildRefused, rebuild
+from libs.runtime.settings import Settings
+from libs.runtime.storage import Partition
+from libs.testing.scenario import NOW, history
+from oms.cluster.cluster import LocalCluster
+from services.tracking.service import service
+
+pytestmark = pytest.mark.integration
+
+PARTITION = Partition(ORDER_EVENTS.name, 0)
+TRACKING = service()
+
+
+def silent(_done: int, _total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def settings(servers: LocalCluster) -> Settings:
+    return Settings(
+        postgres_dsn=servers.dsn("tracking", "app"),
+        postgres_owner_dsn=servers.dsn("tracking", "owner"),
+        postgres_read_dsn=servers.dsn("tracking", "read"),
+    )
+
+
+@pytest.fixture
+async def owner(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    await migrate(TRACKING, settings)
+    connection = await asyncpg.connect(settings.postgres_owner_dsn)
+    await connection.execute("TRUNCATE events, seen, consumer_position, view_order_tracking, view_open_exceptions")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def handler(settings: Settings, owner: asyncpg.Connection) -> AsyncIterator[Handler]:
+    async with asyncpg.create_pool(settings.postgres_dsn, min_size=1, max_size=2) as pool:
+        storage = PostgresStorage(pool, "/tracking-service")
+        handler = Handler(TRACKING, storage)
+        await storage.ensure_positions(handler.consumer, {PARTITION: 0})
+        yield handler
+
+
+def records_of(events: Sequence[Event], offset: int = 0) -> list[Record]:
+    return [
+        Record(PARTITION, offset + place, partition_key(item.event).encode(), to_headers(item), encode(item.event), NOW)
+        for place, item in enumerate(history(events))
+    ]
+
+
+async def hear(handler: Handler, events: Sequence[Event], offset: int = 0) -> None:
+    records = records_of(events, offset)
+    handled = await handler.handle_records(records)
+    assert handled.counts == {"processed": len(records)}
+
+
+def story(order_id: str) -> list[Event]:
+    confirmed = OrderConfirmed(order_id=order_id, payment_id="p", auth_id="a", amount=1, release_at=NOW)
+    return [OrderAccepted(order_id=order_id), confirmed, OrderCancelled(order_id=order_id, reason="MANUAL")]
+
+
+async def rows(owner: asyncpg.Connection) -> list[tuple[str, str, str]]:
+    found = await owner.fetch("SELECT key, data::text, versions::text FROM view_order_tracking ORDER BY key")
+    return [tuple(row) for row in found]
+
+
+async def test_rebuilt_view_equals_the_one_built_event_by_event(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, [event for number in range(40) for event in story(f"o-{number}")])
+    before = await rows(owner)
+    assert len(before) == 40
+    done = await rebuild(TRACKING, settings, "order_tracking", silent)
+    assert (done.events, done.rows, done.differing) == (120, 40, 0)
+    assert await rows(owner) == before
+
+
+async def test_wrong_row_is_counted_and_mended(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, story("o-1"))
+    before = await rows(owner)
+    await owner.execute("UPDATE view_order_tracking SET data = data || '{\"status\": \"COMPLETED\"}'")
+    done = await rebuild(TRACKING, settings, "order_tracking", silent)
+    assert done.differing == 1
+    assert await rows(owner) == before
+
+
+async def test_view_is_written_and_read_after_its_rebuild(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, story("o-1")[:1])
+    await rebuild(TRACKING, settings, "order_tracking", silent)
+    await rebuild(TRACKING, settings, "order_tracking", silent)
+    later = records_of([*story("o-1"), *story("o-2")])[1:]
+    assert (await handler.handle_records(later)).counts == {"processed": 5}
+    page = await handler.storage.page_view("order_tracking", {"status": "CANCELLED"}, "", 10)
+    assert [key for key, _ in page] == ["o-1", "o-2"]
+    reader = await asyncpg.connect(settings.postgres_read_dsn)
+    assert await reader.fetchval("SELECT count(*) FROM reporting.order_tracking") == 2
+    await reader.close()
+
+
+async def test_event_that_commits_while_the_log_is_read_is_not_lost(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    """A writer that was under way takes an early position and commits late: the rebuild must wait for it."""
+    await hear(handler, story("o-1"))
+    late = await asyncpg.connect(settings.postgres_dsn)
+    writing = late.transaction()
+    await writing.start()
+    await late.execute(
+        """INSERT INTO events
+               (stream_id, stream_version, event_id, event_type, schema_version, data, metadata, recorded_at)
+           SELECT 'order-o-9', 1, event_id, event_type, schema_version,
+                  replace(convert_from(data, 'UTF8'), 'o-1', 'o-9')::bytea, metadata, recorded_at
+           FROM events WHERE stream_id = 'order-o-1' AND stream_version = 1"""
+    )
+    await hear(handler, story("o-2"), offset=3)
+    log_read = asyncio.Event()
+    rebuilding = asyncio.create_task(rebuild(TRACKING, settings, "order_tracking", lambda _at, _of: log_read.set()))
+    await asyncio.wait_for(log_read.wait(), 10)
+    await writing.commit()
+    await late.close()
+    done = await rebuilding
+    assert (done.events, done.rows) == (7, 3)
+
+
+async def test_rebuild_of_an_unknown_view_says_which_there_are(settings: Settings) -> None:
+    with pytest.raises(RebuildRefused, match="order_tracking"):
+        await rebuild(TRACKING, settings, "orders", silent)
