@@ -298,7 +298,7 @@ async def signed_callback(request: Request) -> SignedCallback:
     try:
         if not secret:
             raise Problem(401, "signature_invalid", "no callback secret is configured")
-        Webhook(secret).verify(body, dict(request.headers))
+        Webhook(secret).verify(body, dict(request.headers), json_parse=False)
     except (WebhookVerificationError, ValueError):
         raise Problem(401, "signature_invalid", "the signature, its time or its id is not right") from None
     callback_id = request.headers["webhook-id"]

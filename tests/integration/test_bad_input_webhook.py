@@ -66,11 +66,8 @@ def about_package(package: dict[str, Any], status: str, **fields: Any) -> dict[s
     }
 
 
-async def size_of(doors: Outside, service: str) -> tuple[int, int]:
-    rows = await doors.sql(
-        service, "SELECT (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM idempotency) AS answers"
-    )
-    return rows[0]["events"], rows[0]["answers"]
+async def answers_to(doors: Outside, service: str, callback_id: str) -> int:
+    return len(await doors.sql(service, "SELECT FROM idempotency WHERE key = $1", callback_id))
 
 
 UNSIGNED = (
@@ -123,10 +120,12 @@ async def test_callback_not_signed_by_the_partner_is_refused_and_leaves_nothing(
 ) -> None:
     package = shipped["packages"][0]
     body = about_payment(shipped["order_id"]) if service == "payment" else about_package(package, "delivered")
-    before = await size_of(doors, service)
-    answer = await doors.doors[service].post(DOORS[service], **spoilt(doors, how, body))
+    before = await doors.events(service, shipped["order_id"])
+    sent = spoilt(doors, how, body)
+    answer = await doors.doors[service].post(DOORS[service], **sent)
     assert (answer.status_code, answer.json()["code"]) == (401, "signature_invalid"), answer.text
-    assert await size_of(doors, service) == before
+    assert await doors.events(service, shipped["order_id"]) == before
+    assert await answers_to(doors, service, sent["headers"].get("webhook-id", "")) == 0
 
 
 BODIES: dict[str, tuple[bytes, int, str]] = {
@@ -175,7 +174,7 @@ async def test_what_the_psp_tells_that_cannot_be_is_thanked_for_and_changes_noth
 
 
 async def test_answer_over_another_amount_is_not_believed(doors: Outside) -> None:
-    """While the PSP is away its call is still open, so the callback is the first that anybody hears of it."""
+    """While the PSP is away nobody knows what became of the call: the callback would be the first to say."""
     psp = doors.simulators["psp"]
     await psp.put("/behaviour", json={"away": True})
     try:
@@ -185,7 +184,7 @@ async def test_answer_over_another_amount_is_not_believed(doors: Outside) -> Non
             told = about_payment(placed.order_id, **wrong)
             answer = await doors.call_back("payment", "/callbacks/psp", told)
             assert (answer.status_code, answer.json()["ignored"]) == (202, "answer_mismatch"), answer.text
-        assert await doors.events("payment", placed.order_id) == ["PaymentAuthorizationSubmitted"]
+        assert "PaymentAuthorized" not in await doors.events("payment", placed.order_id)
     finally:
         await psp.put("/behaviour", json={"away": False})
     await doors.tracked(placed.order_id, "COMPLETED")
@@ -220,10 +219,9 @@ async def test_release_nobody_knows_is_taken_and_changes_nothing(doors: Outside)
         "release_id": f"{uuid.uuid4()}-n-1",
         "lines": [{"line_id": "1", "sku": "S", "qty": 1}],
     }
-    before = (await size_of(doors, "fulfillment"))[0]
     answer = await doors.call_back("fulfillment", "/callbacks/warehouse", told)
     assert (answer.status_code, answer.json()["outcome"]) == (202, "ignored"), answer.text
-    assert (await size_of(doors, "fulfillment"))[0] == before
+    assert (await doors.get("fulfillment", f"/releases/{told['release_id']}")).status_code == 404
 
 
 @pytest.mark.parametrize("qty", [0, -1, "1", 1.0, True, 10**9])
@@ -244,12 +242,11 @@ async def test_callback_repeated_fifty_times_at_once_has_one_effect(doors: Outsi
         sent = doors.signed(declined, f"evt_{uuid.uuid4().hex}")
         door = doors.doors["payment"]
         answers = await asyncio.gather(*(door.post("/callbacks/psp", **sent) for _ in range(50)))
-        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.status_code for answer in answers} == {200}, answers[0].text
         assert len({answer.content for answer in answers}) == 1
         again = await doors.call_back("payment", "/callbacks/psp", declined)
         assert (again.status_code, again.json()["events"]) == (200, [])
-        told = await doors.events("payment", placed.order_id)
-        assert told == ["PaymentAuthorizationSubmitted", "PaymentDeclined"]
+        assert (await doors.events("payment", placed.order_id)).count("PaymentDeclined") == 1
     finally:
         await psp.put("/behaviour", json={"away": False})
     await doors.post("order", f"/orders/{placed.order_id}/cancellation", {})

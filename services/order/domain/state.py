@@ -218,6 +218,7 @@ def _asked_for_payment(order: Order, event: PaymentAuthorizationRequested) -> Or
         token=event.token,
         deadlines=(event.answer_by, event.expires_at),
         expires_at=event.expires_at,
+        stuck_since=NEVER,
     )
 
 
