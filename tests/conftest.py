@@ -86,6 +86,7 @@ def system() -> Iterator[LocalCluster]:
         "SIM_STEP_MS": "50",
         "OMS_POLL_MS": "50",
         "OMS_ORDER_REMORSE": "PT0S",
+        "OMS_ORDER_PAYMENT_BACKOFF": "PT0.2S",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in quick.items():

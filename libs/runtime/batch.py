@@ -63,7 +63,8 @@ def fingerprint(aggregate: Aggregate[Any]) -> str:
 class _Loaded:
     """A stream as this batch sees it: `version` moves on with what the batch decides.
 
-    `touched` asks for its head to be written: it was woken, or (`appended`) has new events.
+    `touched` asks for its head to be written: it was woken, or (`appended`) has new events. `traceparent` is that of
+    its last event: a wake or a callback brings no trace of its own and goes on in the stream's.
     """
 
     aggregate: Aggregate[Any]
@@ -73,6 +74,7 @@ class _Loaded:
     snapshot_version: int
     touched: bool = False
     appended: bool = False
+    traceparent: str = ""
 
 
 @dataclass(slots=True)
@@ -140,6 +142,7 @@ class Batch:
             assert recorded is not None, f"own event {stored.envelope.event_type} is unknown"
             loaded.state = loaded.aggregate.evolve(loaded.state, recorded.event)
         loaded.version = stored.envelope.stream_version
+        loaded.traceparent = stored.envelope.traceparent or loaded.traceparent
 
     def version_of(self, stream_id: str) -> int:
         return self._streams[stream_id].version
@@ -152,7 +155,7 @@ class Batch:
         named = {stream.stream_id for stream in (*written, *self._named(command, locked=False))}
         states = States({stream_id: self._streams[stream_id].state for stream_id in named})
         with (
-            telemetry.span(f"decide {type(command).__name__}", cause.traceparent) as traceparent,
+            telemetry.span(f"decide {type(command).__name__}", self._trace(cause, written)) as traceparent,
             blamed_on_data(type(command).__name__),
         ):
             folded = {stream.stream_id: self._streams[stream.stream_id].state for stream in written}
@@ -174,6 +177,10 @@ class Batch:
         self._recorded += recorded
         return recorded
 
+    def _trace(self, cause: Cause, written: Sequence[Stream[Any]]) -> str:
+        traces = (self._streams[stream.stream_id].traceparent for stream in written)
+        return cause.traceparent or next(filter(None, traces), "")
+
     def _check_rest(self, stream_id: str, state: Any) -> None:
         loaded = self._streams[stream_id]
         loaded.touched = True
@@ -185,6 +192,7 @@ class Batch:
         loaded = self._streams[event.stream_id]
         loaded.version += 1
         loaded.touched = loaded.appended = True
+        loaded.traceparent = traceparent or loaded.traceparent
         ids = self._ids.setdefault(cause.causation_id, event_ids(cause, self.service.name, self.consumer))
         recorded = Recorded(
             event=event,

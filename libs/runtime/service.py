@@ -16,18 +16,26 @@ from libs.runtime.projection import Projection
 C = TypeVar("C")
 
 
+async def _nothing_to_close() -> None:
+    return None
+
+
 def _reacts_to_nothing(_recorded: Recorded[Any]) -> Sequence[Any]:
     return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effects(Generic[C]):
-    """`follow` says which calls an own event intends; `perform` makes one and says what it means as a command."""
+    """`follow` says which calls an own event intends; `perform` makes one and says what it means as a command.
+
+    `close` lets the gateway's connections go when the process stops.
+    """
 
     follow: Callable[[Recorded[Any]], Sequence[Effect]]
     perform: Callable[[Effect, Any], Awaitable[C]]
     gateway: Any
     concurrency: int = 16
+    close: Callable[[], Awaitable[None]] = _nothing_to_close
 
 
 @dataclass(frozen=True, kw_only=True)

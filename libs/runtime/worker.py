@@ -53,6 +53,8 @@ class Process:
         try:
             await self._run_on(pool)
         finally:
+            if self._service.effects is not None:
+                await self._service.effects.close()
             try:
                 await asyncio.wait_for(pool.close(), 3)
             except TimeoutError:

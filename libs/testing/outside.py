@@ -69,6 +69,7 @@ class Outside:
     doors: Mapping[str, httpx.AsyncClient]
     databases: Mapping[str, asyncpg.Connection]
     simulators: Mapping[str, httpx.AsyncClient]
+    places: list[Any] = field(default_factory=list)
     node: str = field(default_factory=lambda: f"node-{uuid.uuid4().hex[:8]}")
     channel: str = field(default_factory=lambda: f"web-{uuid.uuid4().hex[:8]}")
 
@@ -134,9 +135,11 @@ class Outside:
         timestamp_ms: int | None = None,
     ) -> Any:
         """What Kafka says of the record: its partition and offset."""
-        return await self.producer.send_and_wait(
+        place = await self.producer.send_and_wait(
             topic, value, key=key, headers=list(headers), partition=partition, timestamp_ms=timestamp_ms
         )
+        self.places.append(place)
+        return place
 
     async def tracked(self, order_id: str, *statuses: str, seconds: float = 30.0, **fields: Any) -> dict[str, Any]:
         """The tracking row of an order, once it has one of these statuses and these fields."""

@@ -28,6 +28,9 @@ Crash = Literal["before_commit", "after_commit"]
 Performed = Literal["once", "twice", "crash"]
 
 
+_SETTINGS = Settings()
+
+
 class Crashed(Exception):
     """The process died; what it had committed stays."""
 
@@ -134,7 +137,7 @@ class World:
     def _node(self, service: Service[Any]) -> Node:
         storage = FragileStorage(self.clock)
         broker = Broker(self.log, self.clock)
-        relay = Relay(service.name, storage, broker, Settings())
+        relay = Relay(service.name, storage, broker, _SETTINGS)
         partitions = [Partition(topic.name, n) for topic in service.subscribes for n in range(topic.partitions)]
         return Node(service, storage, broker, relay, partitions)
 
@@ -164,7 +167,7 @@ class World:
 
     def _unread(self, name: str) -> list[Partition]:
         node = self.nodes[name]
-        return [partition for partition in node.partitions if len(self.log[partition]) > node.fetch[partition]]
+        return [partition for partition, offset in node.fetch.items() if len(self.log[partition]) > offset]
 
     # --- moves ---------------------------------------------------------------------------------------------------
 
@@ -194,6 +197,14 @@ class World:
         fetch = self.nodes[name].fetch
         for partition, offset in fetch.items():
             fetch[partition] = max(0, offset - by)
+
+    def forget(self, name: str) -> None:
+        """The books of what was handled are lost, and all is told anew: now the domain alone must know its repeats."""
+        node = self.nodes[name]
+        tables = node.storage.tables
+        node.fetch = dict.fromkeys(node.partitions, 0)
+        tables.positions = {(node.handler.consumer, partition): 0 for partition in node.partitions}
+        tables.seen, tables.counts = {}, {}
 
     async def consume(self, name: str, pick: int = 0, limit: int = 500, crash: Crash | None = None) -> bool:
         """One batch of a service's consumer, over any partitions; says whether there was one."""

@@ -48,6 +48,11 @@ class CarrierGateway(Protocol):
 class Gateways:
     warehouse: WarehouseGateway
     carrier: CarrierGateway
+    doors: tuple["HttpDoor", ...] = ()
+
+    async def close(self) -> None:
+        for door in self.doors:
+            await door.aclose()
 
 
 class GatewaySettings(BaseModel):
@@ -176,7 +181,5 @@ def _parcel(shipment: ShipmentCreated, package: Package) -> Mapping[str, Any]:
 def http_gateways(
     warehouse_url: str, carrier_url: str, warehouse: GatewaySettings, carrier: GatewaySettings
 ) -> Gateways:
-    return Gateways(
-        warehouse=HttpWarehouse(HttpDoor(warehouse_url, warehouse)),
-        carrier=HttpCarrier(HttpDoor(carrier_url, carrier)),
-    )
+    doors = HttpDoor(warehouse_url, warehouse), HttpDoor(carrier_url, carrier)
+    return Gateways(warehouse=HttpWarehouse(doors[0]), carrier=HttpCarrier(doors[1]), doors=doors)

@@ -18,7 +18,7 @@ def service(gateways: Gateways) -> Service[Command]:
         wants=WANTS,
         decider=DECIDER,
         react=react,
-        effects=Effects(follow=follow, perform=perform, gateway=gateways),
+        effects=Effects(follow=follow, perform=perform, gateway=gateways, close=gateways.close),
         projections=(RELEASE_VIEW, SHIPMENT_VIEW),
         router=router,
     )

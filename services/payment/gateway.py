@@ -57,6 +57,8 @@ class PaymentGateway(Protocol):
 
     async def refund(self, intent: RefundSubmitted) -> Reply: ...
 
+    async def close(self) -> None: ...
+
     async def lookup(self, lost: PaymentOutcomeUnknown) -> Reply | NotFound:
         """What became of a call that was lost; changes nothing at the PSP."""
 

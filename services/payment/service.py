@@ -21,7 +21,9 @@ def service(
         wants=WANTS,
         decider=decider(terms or PaymentTerms()),
         react=react,
-        effects=Effects(follow=follow, perform=perform, gateway=gateway, concurrency=psp.connections),
+        effects=Effects(
+            follow=follow, perform=perform, gateway=gateway, concurrency=psp.connections, close=gateway.close
+        ),
         projections=[PAYMENT_VIEW],
         router=router(psp),
     )

@@ -101,6 +101,11 @@ class Rewind:
 
 
 @dataclass(frozen=True)
+class Forget:
+    who: str
+
+
+@dataclass(frozen=True)
 class Call:
     who: str
     pick: int = 0
@@ -144,7 +149,7 @@ class Go:
     limit: int = 500
 
 
-Step = Go | Place | Cancel | Relay | Resend | Consume | Rewind | Call | CallBack | NewMethod | WakeUp | Pass
+Step = Go | Place | Cancel | Relay | Resend | Consume | Rewind | Forget | Call | CallBack | NewMethod | WakeUp | Pass
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,8 @@ class Shop:
                 await world.consume(who, pick, limit, crash)
             case Rewind(who, by):
                 world.rewind(who, by)
+            case Forget(who):
+                world.forget(who)
             case Call(who, pick, how, mishap, crash):
                 self.psp.faults.extend([MISHAPS[mishap]] if mishap else [])
                 await world.perform(who, pick, how, crash)
@@ -325,6 +332,8 @@ class Shop:
 
     def _from_psp(self) -> Iterator[News]:
         for key in self.psp.operations:
+            if f"psp:{key}" in self.told:
+                continue
             told = PspCallback.model_validate(callback(self.psp, key))
             reply = told.reply(PspSettings())
             if told.payment_id and not isinstance(reply, Unknown):

@@ -14,6 +14,7 @@ from tests.system.shop import (
     CallBack,
     Cancel,
     Consume,
+    Forget,
     Go,
     NewMethod,
     Order,
@@ -87,6 +88,7 @@ disturbances = st.one_of(
     st.builds(Pass, st.sampled_from([1, 30, 130, 1000, 90_000])),
     st.builds(WakeUp, st.sampled_from(WRITERS), few, crashes),
     st.builds(Rewind, st.sampled_from(ALL), st.integers(1, 20)),
+    st.builds(Forget, st.sampled_from(WRITERS)),
     st.builds(Resend, st.integers(0, 50), st.integers(1, 5)),
     st.builds(NewMethod, few, st.sampled_from(TOKENS)),
 )

@@ -227,7 +227,7 @@ async def step(world: World, data: st.DataObject) -> None:
             world.tell(world.done[index % len(world.done)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_books_agree_at_rest_whatever_the_psp_loses(data: st.DataObject) -> None:
     async def story() -> None:

@@ -126,7 +126,7 @@ def test_entry_shows_the_event_without_what_nobody_should_see() -> None:
         "summary": "Payment authorization submitted",
         "stream_id": f"payment-{ORDER}-p",
         "stream_version": 1,
-        "event_id": f"payment-{ORDER}-p@1",
+        "event_id": recorded(submitted).event_id,
         "causation_id": "cause",
         "data": {
             "payment_id": f"{ORDER}-p",
