@@ -474,6 +474,15 @@ class PostgresStorage:
         )
         return bool(rows)
 
+    async def forget_answers(self, older_than_seconds: float) -> int:
+        rows = await self._fetch(
+            """WITH old AS (DELETE FROM idempotency WHERE created_at < clock_timestamp() - make_interval(secs => $1)
+                            RETURNING 1)
+               SELECT count(*) AS gone FROM old""",
+            older_than_seconds,
+        )
+        return int(rows[0]["gone"])
+
     async def read_view(self, view: str, key: str) -> ViewRow | None:
         rows = await self._fetch(
             f"SELECT data::text AS data, versions::text AS versions FROM view_{view} WHERE key = $1", key

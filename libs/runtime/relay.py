@@ -94,11 +94,15 @@ class KafkaPublisher:
     async def close(self) -> None:
         """Drops the producer; bounded, because a producer whose broker is gone never stops by itself."""
         producer, self._producer = self._producer, None
-        if producer is not None:
-            try:
-                await asyncio.wait_for(producer.stop(), 5)
-            except (TimeoutError, KafkaError):
-                log.warning("relay.producer_abandoned")
+        if producer is None:
+            return
+        try:
+            await asyncio.wait_for(producer.stop(), 5)
+        except (TimeoutError, KafkaError):
+            log.warning("relay.producer_abandoned")
+            # Left alone, its sender would try for ever, and send again what its successor has sent long before.
+            await producer._sender.close()  # noqa: SLF001
+            await producer.client.close()
 
 
 class Relay:

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     poll_ms: int = 200
     lease_seconds: float = 5.0
     effect_lease_seconds: float = 30.0
+    answer_days: float = 7.0
     snapshot_every: Annotated[int, Field(ge=1)] = 100
     park_ratio: float = 0.02
     park_ratio_over: int = 1_000

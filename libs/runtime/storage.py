@@ -193,6 +193,9 @@ class Storage(Protocol):
     async def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Takes or renews a lease by the database's clock; false while another holds it."""
 
+    async def forget_answers(self, older_than_seconds: float) -> int:
+        """Drops answers that nobody will ask for again; says how many."""
+
     async def read_view(self, view: str, key: str) -> ViewRow | None: ...
 
     async def page_view(

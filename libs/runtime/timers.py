@@ -21,6 +21,8 @@ from libs.runtime.waiting import until
 
 log = structlog.get_logger()
 
+_SWEEP_SECONDS = 600.0
+
 
 class Timers:
     def __init__(self, storage: Storage, commit: GroupCommit, settings: Settings) -> None:
@@ -33,6 +35,17 @@ class Timers:
         while not stop.is_set():
             if not await self.wake_due():
                 await until(never, stop, self._settings.poll_ms / 1000)
+
+    async def sweep(self, stop: asyncio.Event) -> None:
+        """Forgets answers that are older than callers were promised, now and then."""
+        never = asyncio.Event()
+        while not stop.is_set():
+            try:
+                forgotten = await self._storage.forget_answers(self._settings.answer_days * 86_400)
+                log.info("answers.forgotten", count=forgotten)
+            except Unavailable as error:
+                log.warning("timers.waiting", reason=str(error))
+            await until(never, stop, _SWEEP_SECONDS)
 
     async def wake_due(self) -> int:
         """Wakes what is due now and waits until all are decided; says how many streams were woken."""

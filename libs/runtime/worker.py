@@ -120,7 +120,8 @@ class Process:
             loops.append(self._consumer.run(stop))
         if commit is not None:
             relay = Relay(service.name, storage, KafkaPublisher(settings), settings)
-            loops += [relay.run(handler.committed, stop), Timers(storage, commit, settings).run(stop)]
+            timers = Timers(storage, commit, settings)
+            loops += [relay.run(handler.committed, stop), timers.run(stop), timers.sweep(stop)]
             if service.effects is not None:
                 loops.append(EffectWorker(service.effects, storage, commit, settings).run(handler.effects_added, stop))
         return loops

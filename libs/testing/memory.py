@@ -36,6 +36,7 @@ class Tables:
     parked_keys: dict[tuple[str, str, bytes], str] = field(default_factory=dict)
     parked: dict[tuple[str, Partition, int], ParkedRecord] = field(default_factory=dict)
     answers: dict[str, StoredAnswer] = field(default_factory=dict)
+    answered_at: dict[str, datetime] = field(default_factory=dict)
     effects: dict[str, NewEffect] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     effect_leases: dict[str, datetime] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class MemoryTransaction:
         if changes.answers.keys() & tables.answers.keys():
             raise VersionConflict("idempotency")
         tables.answers |= changes.answers
+        tables.answered_at |= dict.fromkeys(changes.answers, changes.now)
 
     def _write_parked(self, changes: Changes) -> None:
         tables, consumer = self._tables, changes.consumer
@@ -243,6 +245,13 @@ class MemoryStorage:
             return False
         self.tables.leases[name] = (holder, now + timedelta(seconds=seconds))
         return True
+
+    async def forget_answers(self, older_than_seconds: float) -> int:
+        limit = self.clock() - timedelta(seconds=older_than_seconds)
+        old = [key for key, answered_at in self.tables.answered_at.items() if answered_at < limit]
+        for key in old:
+            del self.tables.answers[key], self.tables.answered_at[key]
+        return len(old)
 
     async def read_view(self, view: str, key: str) -> ViewRow | None:
         return self.tables.views.get(view, {}).get(key)

@@ -5,13 +5,13 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from rich.console import Console
@@ -27,6 +27,8 @@ from oms.demo.channel import Journal, publish
 from oms.demo.day import Day, load_day
 from oms.demo.plan import Plan, plan
 from oms.demo.summary import Seconds, Summary, summarise
+
+T = TypeVar("T")
 
 REST_SECONDS = 30.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -94,7 +96,7 @@ def _with_cluster(cluster: LocalCluster, options: Options, console: Console, clo
             loading = pool.submit(load_day)
             cluster.start()
             day = loading.result()
-        summary = asyncio.run(_Demo(cluster, options, console, day, clock).play())
+        summary = asyncio.run(_interruptible(_Demo(cluster, options, console, day, clock).play()))
         if options.keep:
             _keep_up(cluster, console)
         return summary.balanced
@@ -248,6 +250,22 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _interruptible(playing: Coroutine[Any, Any, T]) -> T:
+    """A signal ends the coroutine by cancelling it: raised in the midst of the loop it would leave tasks torn."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(playing)
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    for number in ENDING_SIGNALS:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
 

@@ -108,5 +108,9 @@ def print_books(console: Console, summary: Summary) -> None:
             console.print(f"      and {len(one.offenders) - 10} more", style="red")
     for problem in summary.problems:
         console.print(problem, style="red", markup=False)
-    verdict = "[green]The books balance.[/]" if summary.balanced else "[red]The books do not balance.[/]"
+    verdict = "[green]The books balance.[/]"
+    if summary.problems:
+        verdict = "[red]The demo did not come to its end.[/]"
+    elif not summary.balanced:
+        verdict = "[red]The books do not balance.[/]"
     console.print(f"{verdict} {summary.seconds.total:.0f} s in all.")

@@ -247,7 +247,7 @@ async def test_odd_timestamp_changes_nothing(kafka: Outside, timestamp_ms: int) 
 
 
 @pytest.mark.parametrize(
-    "traceparent", [b"garbage", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01", b"\0", b"x" * 8000]
+    "traceparent", [b"garbage", b"garbage-00", b"00-" + b"0" * 32 + b"-" + b"0" * 16 + b"-01", b"\0", b"x" * 8000]
 )
 async def test_odd_trace_context_is_not_passed_on(kafka: Outside, traceparent: bytes) -> None:
     placed = kafka.order("SKU-KAFKA")

@@ -20,7 +20,6 @@ from oms.cluster.cluster import LocalCluster
 
 pytestmark = pytest.mark.integration
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 OPERATOR = {"by": "ada", "reason": "asked by telephone"}
 
 
@@ -53,7 +52,7 @@ async def balance_of(shop: Outside, order_id: str) -> dict[str, int]:
 # --- the whole way ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [None, b"", b"web:W-1", b"\xff\x00 odd"], ids=["none", "empty", "usual", "odd"])
+@pytest.mark.parametrize("key", [None, b"\xff\x00 odd"], ids=["no key", "odd key"])
 @pytest.mark.parametrize("form", ["bare", "structured", "binary"])
 async def test_ten_lines_of_any_kafka_client_place_an_order_that_is_completed_seconds_later(
     shop: Outside, sku: str, form: str, key: bytes | None
@@ -330,14 +329,14 @@ async def test_reservation_that_expires_while_the_psp_is_down_ends_the_order_and
     shop: Outside, system: LocalCluster, sku: str
 ) -> None:
     psp = system.supervisor.child("psp").command
-    await asyncio.to_thread(system.supervisor.stop, ["psp"])
-    try:
-        async with restarted(system, "order", OMS_ORDER_RESERVATION="PT1S", OMS_ORDER_PAYMENT_ANSWER="PT1S"):
+    async with restarted(system, "order", OMS_ORDER_RESERVATION="PT1S", OMS_ORDER_PAYMENT_ANSWER="PT1S"):
+        await asyncio.to_thread(system.supervisor.stop, ["psp"])
+        try:
             order = await shop.place(shop.order(sku))
             row = await shop.tracked(order.order_id, "CANCELLED")
             assert row["cancel_reason"] == "EXPIRED"
             await shop.seen_by("inventory", f"/availability/{sku}", on_hand=10, reserved=0)
-    finally:
-        await _start(system, "psp", psp)
+        finally:
+            await _start(system, "psp", psp)
     await shop.tracked(order.order_id, "CANCELLED", payment_status="VOIDED", seconds=60)
     assert await balance_of(shop, order.order_id) == {"authorised": 4493, "captured": 0, "refunded": 0, "voided": 4493}

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.system.books import audit, views_bear_another_order
@@ -29,9 +29,10 @@ from tests.system.shop import (
     WakeUp,
 )
 
+EXAMPLES = int(os.environ.get("OMS_SYSTEM_EXAMPLES", "200"))
 settings.register_profile(
     "system",
-    max_examples=int(os.environ.get("OMS_SYSTEM_EXAMPLES", "150")),
+    max_examples=EXAMPLES,
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -107,21 +108,46 @@ def steps(draw: st.DrawFn) -> Step | None:
 scripts = st.lists(steps(), min_size=30, max_size=60).map(lambda script: [step for step in script if step is not None])
 
 
-async def run(plan: Plan, script: list[Step]) -> Shop:
+async def rested(plan: Plan, script: list[Step]) -> Shop:
     shop = Shop(plan)
     await shop.open()
     await shop.play(script)
     return shop
 
 
-async def run_and_audit(plan: Plan, script: list[Step]) -> None:
-    shop = await run(plan, script)
-    audit(shop)
-    await views_bear_another_order(shop)
+ONE = Plan((Order((("S1", 2), ("S2", 1))),), (("S1", "berlin", 1), ("S1", "hamburg", 1), ("S2", "hamburg", 1)))
 
 
 @pytest.mark.timeout(600)
 @settings(settings.get_profile("system"))
 @given(plans, scripts)
+@example(ONE, []).via("all goes well")
+@example(ONE, [Place(0), Cancel(0)]).via("the stock answers an order that is cancelled already")
+@example(ONE, [Place(0), Consume("order"), Relay("order", lost=True)]).via("the relay sends twice")
+@example(ONE, [Place(0), Consume("order", crash="after_commit")]).via("the consumer does not know that it committed")
 def test_whatever_happens_the_books_balance_at_rest(plan: Plan, script: list[Step]) -> None:
-    asyncio.run(run_and_audit(plan, script))
+    async def play() -> None:
+        shop = await rested(plan, script)
+        audit(shop)
+        await views_bear_another_order(shop)
+
+    asyncio.run(play())
+
+
+@pytest.mark.timeout(600)
+@settings(settings.get_profile("system"), max_examples=EXAMPLES // 5)
+@given(plans, scripts)
+@example(ONE, []).via("all goes well")
+def test_everything_told_once_more_changes_nothing(plan: Plan, script: list[Step]) -> None:
+    """Without the machine's books of what was handled the domain alone must know a repeat."""
+
+    async def play() -> None:
+        shop = await rested(plan, script)
+        before = {name: list(node.storage.tables.events) for name, node in shop.world.nodes.items()}
+        for name in WRITERS:
+            shop.world.forget(name)
+        await shop.play([])
+        assert {name: node.storage.tables.events for name, node in shop.world.nodes.items()} == before
+        audit(shop)
+
+    asyncio.run(play())
