@@ -159,6 +159,7 @@ class MemoryTransaction:
         for event in changes.events:
             if (event.envelope.stream_id, event.envelope.stream_version) in taken:
                 raise VersionConflict(event.envelope.stream_id)
+            taken.add((event.envelope.stream_id, event.envelope.stream_version))
             self._tables.events.append(event)
             if changes.publish:
                 self._tables.outbox[len(self._tables.events)] = None

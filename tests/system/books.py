@@ -39,6 +39,7 @@ from libs.events.payment import (
     PaymentDeclined,
     PaymentVoidFailed,
 )
+from libs.events.topics import CATEGORIES
 from libs.runtime.decider import Stream
 from libs.testing.world import Node, World
 from services.order.views import OrderView
@@ -105,7 +106,9 @@ def audit(shop: Shop) -> None:
     for node in world.nodes.values():
         deliveries_are_accounted_for(world, node)
         projections_are_folds(node)
-        if node.service.decider is not None:
+        if node.service.decider is None:
+            everything_is_kept_once(world, node)
+        else:
             everything_is_published_in_order(world, node)
             deadlines_are_those_of_the_states(node)
     requests_are_answered_once(world)
@@ -146,6 +149,20 @@ def everything_is_published_in_order(world: World, node: Node) -> None:
             assert version <= published[stream_id] + 1, f"{stream_id}@{version} after {published[stream_id]}"
             published[stream_id] = max(published[stream_id], version)
     assert published == versions
+
+
+def everything_is_kept_once(world: World, listener: Node) -> None:
+    """Who only listens has in its store what its topics tell, in the order of each stream."""
+    topics = {topic.name for topic in listener.service.subscribes}
+    told = [
+        (event.envelope.stream_id, event.envelope.stream_version, event.data)
+        for node in world.nodes.values()
+        for event in node.storage.tables.events
+        if node is not listener and CATEGORIES[event.envelope.stream_id.partition("-")[0]].topic.name in topics
+    ]
+    kept = [(e.envelope.stream_id, e.envelope.stream_version, e.data) for e in listener.storage.tables.events]
+    assert sorted(kept) == sorted(told)
+    assert sorted(kept, key=lambda it: it[0]) == sorted(kept), "a stream is out of order"
 
 
 def deadlines_are_those_of_the_states(node: Node) -> None:
