@@ -25,6 +25,7 @@ from aiokafka.errors import (
 
 from libs.runtime import telemetry
 from libs.runtime.errors import Unavailable
+from libs.runtime.failpoint import failpoint
 from libs.runtime.handler import Handled, Handler
 from libs.runtime.intake import Record
 from libs.runtime.kafka import new_consumer
@@ -95,7 +96,7 @@ class Consumer:
             began = time.monotonic()
             handled = await self._handled(records, stop)
             if handled is not None:
-                self._follow_up(handled)
+                self._follow_up(handled, records)
                 telemetry.observe("oms.batch.size", len(records), consumer=self._handler.consumer)
                 telemetry.observe("oms.batch.duration", time.monotonic() - began, consumer=self._handler.consumer)
         await self._release_healed()
@@ -123,23 +124,25 @@ class Consumer:
                 delay = min(delay * 2, 2.0)
         return None
 
-    def _follow_up(self, handled: Handled) -> None:
+    def _follow_up(self, handled: Handled, records: Sequence[Record]) -> None:
         self._positions |= handled.positions
         self._maybe_healed |= bool(handled.healed)
         for partition, expected in handled.refused.items():
-            self._refuse(partition, expected)
+            first = min(record.offset for record in records if record.partition == partition)
+            self._refuse(partition, expected, first)
         for partition, reason in handled.halted.items():
             self._halt(partition, reason)
 
-    def _refuse(self, partition: Partition, expected: int) -> None:
+    def _refuse(self, partition: Partition, expected: int, first: int) -> None:
         """The fence said no: go on where it says. The same place again and again means that the log has a hole."""
         before, times = self._refusals.get(partition, (-1, 0))
         self._refusals[partition] = (expected, times + 1 if before == expected else 1)
         if self._refusals[partition][1] > _REFUSALS:
-            self._halt(partition, f"the log has no record at the stored offset {expected}")
+            self._halt(partition, f"the log gives {first} where the stored offset is {expected}")
             return
         telemetry.count("oms.retries", why="fence")
-        log.info("consumer.refused", topic=partition.topic, partition=partition.number, expected=expected)
+        place = {"topic": partition.topic, "partition": partition.number}
+        log.info("consumer.refused", **place, expected=expected, first=first)
         self._seek(partition, expected)
 
     def _seek(self, partition: Partition, offset: int) -> None:
@@ -169,6 +172,7 @@ class Consumer:
         new = {partition: tp for partition, tp in assigned.items() if partition not in self._positions}
         if not new:
             return set()
+        failpoint("consumer.assigned")
         beginnings = await consumer.beginning_offsets(list(new.values()))
         ends = await consumer.end_offsets(list(new.values()))
         stored = await self._stored_positions({partition: beginnings[tp] for partition, tp in new.items()})

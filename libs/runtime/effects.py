@@ -9,6 +9,7 @@ from libs.runtime import telemetry
 from libs.runtime.commit import GroupCommit
 from libs.runtime.effect import Effect, GatewayUnavailable
 from libs.runtime.errors import Unavailable
+from libs.runtime.failpoint import failpoint
 from libs.runtime.handler import BROKEN, Request
 from libs.runtime.identity import Cause
 from libs.runtime.intake import recorded_of
@@ -33,31 +34,32 @@ class EffectWorker:
         self._storage = storage
         self._commit = commit
         self._settings = settings
+        self._calls = asyncio.Semaphore(effects.concurrency)
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self, wake: asyncio.Event, stop: asyncio.Event) -> None:
         """Performs what is due until asked to stop; then waits for the calls that are under way."""
         while not stop.is_set():
-            started = await self._start_due()
+            started = await self._start_due(stop)
             if not started:
                 await until(wake, stop, self._settings.poll_ms / 1000)
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=self._settings.stop_seconds / 2)
 
-    async def _start_due(self) -> int:
-        """A slow call holds up nothing else: what is free of the limit is leased and started."""
-        free = self._effects.concurrency - len(self._under_way)
-        if free <= 0:
+    async def _start_due(self, stop: asyncio.Event) -> int:
+        """Leases a batch while there are calls to spare, so that leases are taken by the batch, not one by one."""
+        concurrency = self._effects.concurrency
+        if len(self._under_way) >= concurrency:
             await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED, timeout=1)
             return 1
         try:
-            due = await self._storage.lease_effects(free, self._settings.effect_lease_seconds)
+            due = await self._storage.lease_effects(concurrency, self._settings.effect_lease_seconds)
         except Unavailable as error:
             log.warning("effects.waiting", reason=str(error))
             await asyncio.sleep(0.5 + random.random())
             return 0
         for effect in due:
-            task = asyncio.create_task(self._perform(effect))
+            task = asyncio.create_task(self._when_free(effect, stop))
             self._under_way.add(task)
             task.add_done_callback(self._finished)
         return len(due)
@@ -67,16 +69,25 @@ class EffectWorker:
         if not task.cancelled() and (error := task.exception()) is not None:
             telemetry.alarm("effect_failed", reason=f"{type(error).__name__}: {error}")
 
+    async def _when_free(self, due: DueEffect, stop: asyncio.Event) -> None:
+        async with self._calls:
+            if stop.is_set():
+                await self._storage.postpone_effect(due.id, 0)  # the next process need not wait for our lease
+            else:
+                await self._perform(due)
+
     async def _perform(self, due: DueEffect) -> None:
         intent = recorded_of(due.intent)
         assert intent is not None
         effect = Effect(kind=due.kind, key=due.key, intent=intent.event)
         with telemetry.span(f"effect {due.kind}", intent.traceparent) as traceparent:
+            failpoint("effect.before_call")
             try:
                 command = await self._effects.perform(effect, self._effects.gateway)
             except GatewayUnavailable as error:
                 await self._postpone(due, str(error))
                 return
+            failpoint("effect.after_call")
             # The effect's own id, not its intent's: an intent may have several effects, and their answers' ids differ.
             cause = Cause(
                 causation_id=due.id,

@@ -20,6 +20,7 @@ from libs.runtime import telemetry
 from libs.runtime.batch import Batch
 from libs.runtime.decider import CommandRejected, Wake
 from libs.runtime.errors import DataFault, PartitionHalted, VersionConflict
+from libs.runtime.failpoint import failpoint
 from libs.runtime.identity import Cause
 from libs.runtime.intake import Heard, Intake, Record
 from libs.runtime.park import ParkCount, ParkLimit
@@ -198,6 +199,7 @@ class Handler:
                 if verdict.startswith("parked"):
                     changes.parked.append(parked_record(item, verdict.partition(":")[2]))
             await tx.write(changes)
+            failpoint("handler.before_commit")
         handled.positions = dict(changes.positions)
         self._park_counts = handled.park_counts
         self._after_commit(batch)
@@ -313,6 +315,7 @@ class Handler:
             changes.seen = {parked.stream_id: seen[parked.stream_id] for parked in leaving if parked.stream_id}
             changes.unparked = leaving
             await tx.write(changes)
+            failpoint("park.releasing")
         self._after_commit(batch)
         return len(leaving)
 
@@ -400,6 +403,7 @@ class Handler:
         return Batch(self.service, self.consumer, now, self._snapshot_every)
 
     def _after_commit(self, batch: Batch) -> None:
+        failpoint("handler.after_commit")
         if batch.recorded:
             telemetry.count("oms.events.appended", len(batch.recorded))
             self.committed.set()

@@ -19,6 +19,7 @@ from libs.events.envelope import to_headers
 from libs.events.topics import CATEGORIES
 from libs.runtime import telemetry
 from libs.runtime.errors import Unavailable
+from libs.runtime.failpoint import failpoint
 from libs.runtime.identity import new_id
 from libs.runtime.kafka import new_producer, partition_of
 from libs.runtime.settings import Settings
@@ -158,6 +159,7 @@ class Relay:
             if isinstance(sent, int)
             for position in out.positions[:sent]
         ]
+        failpoint("relay.acknowledged")
         if acknowledged:
             await self._storage.delete_outbox(acknowledged)
             telemetry.count("oms.events.published", len(acknowledged))

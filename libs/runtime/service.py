@@ -34,7 +34,7 @@ class Effects(Generic[C]):
     follow: Callable[[Recorded[Any]], Sequence[Effect]]
     perform: Callable[[Effect, Any], Awaitable[C]]
     gateway: Any
-    concurrency: int = 16
+    concurrency: int = 32
     close: Callable[[], Awaitable[None]] = _nothing_to_close
 
 

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     relay_pointers: Annotated[int, Field(ge=1, le=10_000)] = 1_000
     poll_ms: int = 200
     lease_seconds: float = 5.0
-    effect_lease_seconds: float = 30.0
+    effect_lease_seconds: float = 12.0
     answer_days: float = 7.0
     snapshot_every: Annotated[int, Field(ge=1)] = 100
     park_ratio: float = 0.02

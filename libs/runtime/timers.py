@@ -13,6 +13,7 @@ from libs.runtime import telemetry
 from libs.runtime.commit import GroupCommit
 from libs.runtime.decider import Wake
 from libs.runtime.errors import Unavailable
+from libs.runtime.failpoint import failpoint
 from libs.runtime.handler import Request
 from libs.runtime.identity import Cause, new_id
 from libs.runtime.settings import Settings
@@ -58,6 +59,7 @@ class Timers:
             return 0
         if now is None:
             return 0
+        failpoint("timer.waking")
         await asyncio.gather(
             *(
                 self._commit.submit(Request(command=Wake(stream_id), cause=Cause(causation_id=new_id(), at=now)))
