@@ -20,6 +20,11 @@ from oms.cluster.settings import ClusterSettings
 from oms.cluster.state import StateDirectory
 from oms.demo.day import NoData
 from oms.demo.run import Options, run
+from oms.operate import republish as again
+from oms.operate import verify as verifying
+from oms.operate.doors import doors, state_of_cluster
+from oms.operate.park import By, Json, Reason, Url, park_app
+from oms.operate.telling import failing, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Orderloom on this machine: a real Kafka and PostgreSQL, the five services and the simulators, as processes.",
 )
+app.add_typer(park_app, name="park")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -129,6 +135,84 @@ def demo(
             raise typer.Exit(130) from None
     if not balanced:
         raise typer.Exit(1)
+
+
+@app.command()
+def republish(
+    topic: Annotated[str, typer.Argument(help="The topic that was lost, such as oms.payment.events.")],
+    by: By,
+    reason: Reason,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = None,
+    kafka: Annotated[str, typer.Option("--kafka", help="Kafka's address; without it the local cluster's.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make a topic anew that was deleted, lost or damaged on Kafka, from its owner's event store.
+
+    Deletes what is left of the topic. Its owner publishes every event once more, in order; every service that reads
+    it begins at its beginning and drops what it has heard, so nothing happens twice. Services go on meanwhile; only
+    what follows from this topic waits, for about half a minute. A command that failed half way is given again.
+    """
+    with failing():
+        plan = again.plan(topic, doors(url or []), kafka or state_of_cluster().kafka_bootstrap)
+        errors.print(str(plan), markup=False, soft_wrap=True)
+        if dry_run:
+            errors.print("Nothing was done (--dry-run).")
+            return
+        if not yes:
+            typer.confirm("Do it?", abort=True, err=True)
+        done = again.republish(plan, by, reason, _step)
+        again.wait_until_heard(plan, _step)
+    if as_json:
+        print_json(done)
+    else:
+        console.print(
+            f"{topic} is whole again: {done['events']} events published once more, "
+            f"heard by {', '.join(done['readers'])}. 'oms verify' proves it.",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def verify(
+    wait: Annotated[float, typer.Option(min=0, help="Seconds that the system may take to come to rest.")] = 15.0,
+    all_ended: Annotated[
+        bool, typer.Option("--all-ended", help="An order that is still open is a fault, too.")
+    ] = False,
+    dsn: Annotated[
+        list[str] | None, typer.Option("--dsn", help="SERVICE=DSN of a role that may read its tables, repeatable.")
+    ] = None,
+    kafka: Annotated[str, typer.Option("--kafka", help="Kafka's address.")] = "",
+    psp: Annotated[str, typer.Option("--psp", help="The address of the PSP and its ledger.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check a running system, and name the order and the reason of whatever is wrong. Only reads.
+
+    - nothing is parked;
+
+    - the books of stock and money, and the PSP's own ledger, for every order that has ended;
+
+    - every event store against its topics: whole, in order, byte by byte;
+
+    - every view against its log, folded anew.
+
+    Without options it looks at the local cluster. Exits with 0 if all is sound, with 1 if not.
+    """
+    with failing():
+        what = verifying.asked(dsn or [], kafka, psp, wait, all_ended)
+        findings = verifying.run(what, console, errors, quiet=as_json)
+    told = verifying.as_data(findings)
+    if as_json:
+        print_json(told)
+    else:
+        console.print("[green]All is sound.[/]" if told["sound"] else "[red]Not all is sound.[/]")
+    if not told["sound"]:
+        raise typer.Exit(1)
+
+
+def _step(words: str) -> None:
+    errors.print(f"  {words}", markup=False, soft_wrap=True)
 
 
 class Progress:

@@ -114,7 +114,7 @@ class Ledger:
         self._connection.execute("SAVEPOINT one")
         try:
             value = work(self._connection)
-        except Exception as error:  # one caller's failure is handed to that caller and spoils no one else's commit
+        except Exception as error:  # noqa: BLE001  one caller's failure is handed to that caller and spoils no one else's commit
             self._connection.execute("ROLLBACK TO one")
             self._connection.execute("RELEASE one")
             return None, error

@@ -88,8 +88,9 @@ def system() -> Iterator[LocalCluster]:
         "OMS_ORDER_REMORSE": "PT0S",
         "OMS_ORDER_PAYMENT_BACKOFF": "PT0.2S",
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in quick.items():
-            patch.setenv(name, value)
-        with started(ClusterSpec()) as cluster:
-            yield cluster
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # what is started keeps it; the tests' own process does not
+            for name, value in quick.items():
+                patch.setenv(name, value)
+            cluster = stack.enter_context(started(ClusterSpec()))
+        yield cluster

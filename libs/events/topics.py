@@ -20,9 +20,7 @@ class Topic:
     versioned: bool = True
 
 
-CHANNEL_ORDERS = Topic(
-    name="oms.channel.orders", owner="channel", key="{channel}:{external_order_id}", versioned=False
-)
+CHANNEL_ORDERS = Topic(name="oms.channel.orders", owner="channel", key="{channel}:{external_order_id}", versioned=False)
 ORDER_EVENTS = Topic(name="oms.order.events", owner="order", key="order_id")
 INVENTORY_EVENTS = Topic(name="oms.inventory.events", owner="inventory", key="order_id")
 INVENTORY_STOCK = Topic(name="oms.inventory.stock", owner="inventory", key="sku")

@@ -24,6 +24,7 @@ from libs.runtime.handler import BROKEN, MISMATCH, STALE, Answer
 from libs.runtime.handler import Request as CommandRequest
 from libs.runtime.identity import Cause, new_id
 from libs.runtime.intake import recorded_of
+from libs.runtime.operation import Operations
 from libs.runtime.projection import Projection
 from libs.runtime.storage import Storage, ViewRow
 
@@ -80,10 +81,17 @@ class Problem(Exception):
 class Ports:
     """What the doors need of the machine; the application keeps one."""
 
-    def __init__(self, storage: Storage, commit: GroupCommit | None, callback_secret: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        commit: GroupCommit | None,
+        callback_secret: str,
+        operations: Operations | None = None,
+    ) -> None:
         self.storage = storage
         self.commit = commit
         self.callback_secret = callback_secret
+        self.operations = operations
 
 
 def ports(request: Request) -> Ports:

@@ -63,7 +63,8 @@ def fingerprint(aggregate: Aggregate[Any]) -> str:
 class _Loaded:
     """A stream as this batch sees it: `version` moves on with what the batch decides.
 
-    `touched` asks for its head to be written: it was woken, or (`appended`) has new events. `traceparent` is that of
+    `touched` asks for its head to be written: it was woken or has new events. `restless` means that its wake left it
+    due, which is a defect: it must not be woken again and again. `traceparent` is that of
     its last event: a wake or a callback brings no trace of its own and goes on in the stream's.
     """
 
@@ -73,7 +74,7 @@ class _Loaded:
     version: int
     snapshot_version: int
     touched: bool = False
-    appended: bool = False
+    restless: bool = False
     traceparent: str = ""
 
 
@@ -172,6 +173,7 @@ class Batch:
                 self._check_rest(command.stream_id, folded[command.stream_id])
         for stream_id, state in folded.items():
             self._streams[stream_id].state = state
+            self._streams[stream_id].restless &= isinstance(command, Wake) or not events
         with blamed_on_data("record"):
             recorded = [self._record(event, cause, traceparent) for event in events]
         self._recorded += recorded
@@ -185,13 +187,14 @@ class Batch:
         loaded = self._streams[stream_id]
         loaded.touched = True
         due = loaded.aggregate.due(state)
-        if due is not None and due <= self.now:
+        loaded.restless = due is not None and due <= self.now
+        if loaded.restless:
             telemetry.alarm("wake_did_not_rest", stream_id=stream_id)
 
     def _record(self, event: Any, cause: Cause, traceparent: str) -> Recorded[Any]:
         loaded = self._streams[event.stream_id]
         loaded.version += 1
-        loaded.touched = loaded.appended = True
+        loaded.touched = True
         loaded.traceparent = traceparent or loaded.traceparent
         ids = self._ids.setdefault(cause.causation_id, event_ids(cause, self.service.name, self.consumer))
         recorded = Recorded(
@@ -224,9 +227,7 @@ class Batch:
         for effect, effect_id in zip(effects, event_ids(cause, self.service.name, "effect"), strict=False):
             due_at = effect.due_at or self.now
             self._effects.append(
-                NewEffect(
-                    effect_id, effect.kind, effect.key, recorded.stream_id, recorded.stream_version, due_at
-                )
+                NewEffect(effect_id, effect.kind, effect.key, recorded.stream_id, recorded.stream_version, due_at)
             )
 
     def keep(self, stored: StoredEvent, recorded: Recorded[Any] | None) -> None:
@@ -265,9 +266,7 @@ class Batch:
 
     def _new_head(self, stream_id: str) -> NewHead:
         loaded = self._streams[stream_id]
-        due = loaded.aggregate.due(loaded.state)
-        if due is not None and due <= self.now and not loaded.appended:
-            due = None  # a wake that decided nothing and is still due is a defect (alarmed): it must not spin
+        due = None if loaded.restless else loaded.aggregate.due(loaded.state)
         snapshot, snapshot_version = None, 0
         if loaded.version - loaded.snapshot_version >= self.snapshot_every:
             snapshot = state_adapter(loaded.aggregate).dump_json(loaded.state)
@@ -306,5 +305,3 @@ def folded_row(
     if view is None:
         return ViewChange(projection.name, key, None, row is not None) if before is not None else None
     return ViewChange(projection.name, key, ViewRow(view.model_dump_json().encode(), versions), row is not None)
-
-

@@ -36,7 +36,13 @@ log = structlog.get_logger()
 
 _BROKER_AWAY = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError)
 _COMMIT_EVERY_SECONDS = 2.0
+_LOOK_EVERY_SECONDS = 1.0
 _REFUSALS = 20
+_STUCK_SECONDS = 10.0
+
+
+class ConsumerStuck(Exception):
+    """The supervisor must start the process anew."""
 
 
 class Consumer:
@@ -49,6 +55,9 @@ class Consumer:
         self._positions: dict[Partition, int] = {}
         self._trimmed: frozenset[Partition] = frozenset()
         self._committed_at = 0.0
+        self._looked_at = 0.0
+        self._fetched_at = time.monotonic()
+        self._suspicions = 0
         self._refusals: dict[Partition, tuple[int, int]] = {}
         self.halted: dict[Partition, str] = {}
         self.assigned = False
@@ -93,7 +102,8 @@ class Consumer:
         records = [_record(item) for items in fetched.values() for item in items]
         records = [record for record in records if record.partition not in self.halted and record.partition not in new]
         if records:
-            began = time.monotonic()
+            began = self._fetched_at = time.monotonic()
+            self._suspicions = 0
             handled = await self._handled(records, stop)
             if handled is not None:
                 self._follow_up(handled, records)
@@ -101,6 +111,34 @@ class Consumer:
                 telemetry.observe("oms.batch.duration", time.monotonic() - began, consumer=self._handler.consumer)
         await self._release_healed()
         await self._commit_for_lag_tools()
+        await self._readmit()
+        await self._watch()
+
+    async def _watch(self) -> None:
+        """A consumer may be alive and get nothing, after a rebalance or a broker's restart: then the process ends."""
+        if time.monotonic() - self._fetched_at < _STUCK_SECONDS or not await self._is_behind():
+            return
+        # Looked at twice, with time between: a process that was frozen has only just begun to fetch again.
+        self._fetched_at = time.monotonic()
+        self._suspicions += 1
+        if self._suspicions < 2:
+            return
+        telemetry.alarm("consumer_stuck", consumer=self._handler.consumer)
+        raise ConsumerStuck(f"{self._handler.consumer}: records are there and none are fetched")
+
+    async def _is_behind(self) -> bool:
+        """Whether records are there to be fetched; asked once in a while."""
+        assert self._consumer is not None
+        owned = [p for p in self._positions if p not in self.halted]
+        try:
+            async with asyncio.timeout(5):
+                ends = await self._consumer.end_offsets([TopicPartition(p.topic, p.number) for p in owned])
+        except (KafkaError, TimeoutError):
+            ends = {}  # the broker is away: that is another trouble
+        behind = any(ends.get(TopicPartition(p.topic, p.number), 0) > self._positions[p] for p in owned)
+        if not behind:
+            self._fetched_at, self._suspicions = time.monotonic(), 0
+        return behind
 
     async def _release_healed(self) -> None:
         if not self._maybe_healed:
@@ -134,9 +172,12 @@ class Consumer:
             self._halt(partition, reason)
 
     def _refuse(self, partition: Partition, expected: int, first: int) -> None:
-        """The fence said no: go on where it says. The same place again and again means that the log has a hole."""
+        """The fence said no: go on where it says.
+
+        A rebalance starts us at an older offset, harmlessly. The log beginning later again and again has a hole.
+        """
         before, times = self._refusals.get(partition, (-1, 0))
-        self._refusals[partition] = (expected, times + 1 if before == expected else 1)
+        self._refusals[partition] = (expected, (times if before == expected else 0) + (first > expected))
         if self._refusals[partition][1] > _REFUSALS:
             self._halt(partition, f"the log gives {first} where the stored offset is {expected}")
             return
@@ -159,6 +200,24 @@ class Consumer:
             self._consumer.pause(TopicPartition(partition.topic, partition.number))
         except IllegalStateError:
             self.halted.pop(partition)
+
+    async def _readmit(self) -> None:
+        """A halted partition is taken anew when its stored position has been moved: that is an operator's word."""
+        if not self.halted or time.monotonic() - self._looked_at < _LOOK_EVERY_SECONDS:
+            return
+        assert self._consumer is not None
+        self._looked_at = time.monotonic()
+        try:
+            stored = await self._handler.storage.ensure_positions(self._handler.consumer, {})
+        except Unavailable:
+            return
+        for partition in [one for one in self.halted if stored.get(one) != self._positions.get(one)]:
+            with suppress(IllegalStateError):
+                self._consumer.resume(TopicPartition(partition.topic, partition.number))
+            del self.halted[partition]
+            self._positions.pop(partition, None)
+            self._refusals.pop(partition, None)
+            log.info("consumer.readmitted", topic=partition.topic, partition=partition.number)
 
     async def _take_new_partitions(self) -> set[Partition]:
         """Holds the stored position of a newly assigned partition against its log, and goes on from there."""

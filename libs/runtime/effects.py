@@ -109,4 +109,3 @@ class EffectWorker:
             await self._storage.postpone_effect(due.id, back_off(due.attempts))
         except Unavailable:
             log.warning("effect.lease_left", kind=due.kind)  # its lease ends by itself
-

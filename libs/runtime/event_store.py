@@ -14,6 +14,7 @@ import orjson
 
 from libs.events.envelope import Envelope
 from libs.runtime.errors import sorted_error
+from libs.runtime.operation_store import OperatorStatements
 from libs.runtime.storage import (
     Changes,
     DueEffect,
@@ -68,9 +69,9 @@ def metadata_of(event: StoredEvent) -> bytes:
     return orjson.dumps(metadata)
 
 
-class PostgresTransaction:
+class PostgresTransaction(OperatorStatements):
     def __init__(self, connection: Any, source: str) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._source = source
 
     async def fence(self, consumer: str, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
@@ -482,6 +483,10 @@ class PostgresStorage:
             older_than_seconds,
         )
         return int(rows[0]["gone"])
+
+    async def drop_lease(self, name: str, holder: str) -> None:
+        async with self._connection() as connection:
+            await connection.execute("DELETE FROM lease WHERE name = $1 AND holder = $2", name, holder)
 
     async def read_view(self, view: str, key: str) -> ViewRow | None:
         rows = await self._fetch(

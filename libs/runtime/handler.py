@@ -98,6 +98,15 @@ class Handled:
         self.healed |= other.healed
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a release of a parked key writes. `stopped` says why the record after the last one that leaves stays."""
+
+    batch: Batch
+    changes: Changes
+    stopped: str
+
+
 class Handler:
     """Handles batches for one service and consumer name against the storage port."""
 
@@ -122,9 +131,7 @@ class Handler:
 
     # --- records -------------------------------------------------------------------------------------------------
 
-    async def handle_records(
-        self, records: Sequence[Record], trimmed: frozenset[Partition] = frozenset()
-    ) -> Handled:
+    async def handle_records(self, records: Sequence[Record], trimmed: frozenset[Partition] = frozenset()) -> Handled:
         """Handles records of any partitions, those of one partition in order of offset.
 
         `trimmed` partitions have lost their beginning: a stream never seen may begin late there.
@@ -148,7 +155,7 @@ class Handler:
 
     async def _handle_heard(self, heard: Sequence[Heard], trimmed: frozenset[Partition]) -> Handled:
         try:
-            return await self._repeated(lambda: self._records_once(heard, trimmed))
+            return await self.repeated(lambda: self._records_once(heard, trimmed))
         except DataFault as fault:
             if len(heard) == 1:
                 return await self._park_alone(heard[0].with_fault(str(fault)), trimmed)
@@ -161,7 +168,7 @@ class Handler:
 
     async def _park_alone(self, bad: Heard, trimmed: frozenset[Partition]) -> Handled:
         try:
-            return await self._repeated(lambda: self._records_once([bad], trimmed))
+            return await self.repeated(lambda: self._records_once([bad], trimmed))
         except DataFault as fault:
             # It cannot even be parked, and nothing may be dropped: someone has to look.
             return Handled(halted={bad.record.partition: f"cannot be parked: {fault}"})
@@ -288,7 +295,7 @@ class Handler:
     async def release(self, topic: str, key: bytes, limit: int = 500) -> int:
         """Handles what waits under a parked key, in order, as far as it is sound; says how many records left."""
         left = 0
-        while batch := await self._repeated(lambda: self._release_once(topic, key, limit)):
+        while batch := await self.repeated(lambda: self._release_once(topic, key, limit)):
             left += batch
         return left
 
@@ -306,37 +313,40 @@ class Handler:
             waiting = await tx.parked_records(self.consumer, topic, key, limit)
             if not waiting:
                 return 0
-            batch = self._batch(await tx.now())
-            heard = [self._intake.read(record_of(parked)) for parked in waiting]
-            seen = dict(await tx.seen(self.consumer, sorted({item.stream_id for item in heard if item.stream_id})))
-            accepted, leaving = _in_sequence(heard, waiting, seen)
-            await self._decide_all(tx, batch, accepted)
-            changes = batch.changes()
-            changes.seen = {parked.stream_id: seen[parked.stream_id] for parked in leaving if parked.stream_id}
-            changes.unparked = leaving
-            await tx.write(changes)
+            release = await self.prepare_release(tx, waiting)
+            await tx.write(release.changes)
             failpoint("park.releasing")
-        self._after_commit(batch)
-        return len(leaving)
+        self.released(release)
+        return len(release.changes.unparked)
 
-    async def skip_parked(self, topic: str, key: bytes) -> bool:
-        """Drops the first record under a parked key on an operator's word; what waits behind it may then go on."""
-        async with self.storage.transaction() as tx:
-            waiting = await tx.parked_records(self.consumer, topic, key, 1)
-            if not waiting:
-                return False
-            changes = Changes(now=await tx.now(), consumer=self.consumer, unparked=list(waiting))
-            if waiting[0].stream_id:
-                changes.seen = {waiting[0].stream_id: waiting[0].stream_version}
-            await tx.write(changes)
-        return True
+    async def prepare_release(self, tx: Transaction, waiting: Sequence[ParkedRecord]) -> "Release":
+        """Decides what waits first under a parked key, as far as it is sound. Raises DataFault, PartitionHalted."""
+        batch = self._batch(await tx.now())
+        heard = [self._intake.read(record_of(parked)) for parked in waiting]
+        seen = dict(await tx.seen(self.consumer, sorted({item.stream_id for item in heard if item.stream_id})))
+        accepted, leaving = _in_sequence(heard, waiting, seen)
+        await self._decide_all(tx, batch, accepted)
+        changes = batch.changes()
+        changes.seen = {parked.stream_id: seen[parked.stream_id] for parked in leaving if parked.stream_id}
+        changes.unparked = leaving
+        next_one = heard[len(leaving)] if len(leaving) < len(heard) else None
+        stopped = (next_one.fault or _gap(next_one, seen.get(next_one.stream_id, 0), frozenset())) if next_one else ""
+        return Release(batch, changes, stopped)
+
+    def released(self, release: "Release") -> None:
+        """To be called after the release's transaction has committed."""
+        self._after_commit(release.batch)
+
+    def read_parked(self, parked: ParkedRecord) -> Heard:
+        """A parked record as it would be read now. Raises PartitionHalted."""
+        return self._intake.read(record_of(parked))
 
     # --- requests ------------------------------------------------------------------------------------------------
 
     async def handle_requests(self, requests: Sequence[Request]) -> list[Answer]:
         """Decides requests in order, in one transaction; each gets its own answer, whatever the others get."""
         try:
-            return await self._repeated(lambda: self._requests_once(requests))
+            return await self.repeated(lambda: self._requests_once(requests))
         except DataFault as fault:
             if len(requests) == 1:
                 return [await self._broken(requests[0], fault)]
@@ -410,7 +420,7 @@ class Handler:
         if batch.effects_added:
             self.effects_added.set()
 
-    async def _repeated(self, once: Callable[[], Awaitable[T]], limit: int = 20) -> T:
+    async def repeated(self, once: Callable[[], Awaitable[T]], limit: int = 20) -> T:
         """Repeats from fresh state while others write first; the database makes losers wait, so no back-off."""
         for _ in range(limit):
             try:

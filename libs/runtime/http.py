@@ -16,10 +16,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from libs.events import strict_json
 from libs.events.inbound import MAX_BYTES, faults_of
-from libs.runtime.api import Ports, Problem, Rejected
+from libs.runtime.api import Cursors, Ports, Problem, Rejected
 from libs.runtime.contract import only_known_parameters, publish
 from libs.runtime.decider import CommandRejected
 from libs.runtime.errors import Unavailable
+from libs.runtime.internal import internal_router, problem_of
+from libs.runtime.operation import OperationRefused
 from libs.runtime.service import Service
 
 Health = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -180,6 +182,10 @@ async def _on_rejection(_request: Request, rejection: CommandRejected) -> Respon
     return problem_response(problem)
 
 
+async def _on_refusal(_request: Request, refused: OperationRefused) -> Response:
+    return problem_response(problem_of(refused))
+
+
 async def _on_invalid(_request: Request, error: RequestValidationError) -> Response:
     faults = faults_of(error.errors())
     code = faults[0].code if len({fault.code for fault in faults}) == 1 else "invalid"
@@ -204,6 +210,7 @@ def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         dependencies=[Depends(only_known_parameters)],
+        telemetry={"logs": False},  # our own logs are structured; asking for a logger provider costs every request
     )
     publish(app)
     app.state.ports = ports
@@ -212,6 +219,7 @@ def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
     handlers: Mapping[type[Exception], Any] = {
         Problem: _on_problem,
         CommandRejected: _on_rejection,
+        OperationRefused: _on_refusal,
         RequestValidationError: _on_invalid,
         HTTPException: _on_http,
         Unavailable: _on_unavailable,
@@ -220,6 +228,8 @@ def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
         app.add_exception_handler(error, handler)
     if service.router is not None:
         app.include_router(service.router)
+    if ports.operations is not None:
+        app.include_router(internal_router(ports.operations, Cursors(ports.callback_secret)))
     _add_health(app, health)
     return app
 

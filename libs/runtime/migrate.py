@@ -34,6 +34,7 @@ _APP_MAY = {
     "idempotency": "SELECT, INSERT, DELETE",
     "effect": "SELECT, INSERT, UPDATE, DELETE",
     "lease": "SELECT, INSERT, UPDATE, DELETE",
+    "operator_action": "SELECT, INSERT",
 }
 
 

@@ -6,7 +6,7 @@ that were not there are remembered, and both are read again at the end, under a 
 moment of the last round, the comparison and the swap.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,15 @@ class Rebuilt:
     events: int = 0
     rows: int = 0
     differing: int = 0
+
+
+@dataclass(slots=True)
+class Compared:
+    """`differing` rows by key, each with what is different, without moving anything."""
+
+    events: int
+    rows: int
+    differing: list[tuple[str, str]]
 
 
 @dataclass(slots=True)
@@ -76,6 +85,52 @@ class _Shadow:
                 self.rows.pop(key, None)
             else:
                 self.rows[key] = change.row
+
+
+async def differences(dsn: str, source: str, projection: Projection[Any], progress: Progress) -> Compared:
+    """A view against its log, both as they stand at one moment. Only reads, and any role that may read will do."""
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            shadow = _Shadow(projection)
+            await _read_log(connection, shadow, source, progress)
+            differing = [(stream, "the log lacks a version of this stream") for stream in sorted(shadow.behind)]
+            differing += [one async for one in _differing(connection, projection.name, shadow.rows)]
+    finally:
+        await connection.close()
+    return Compared(shadow.events, len(shadow.rows), differing)
+
+
+async def _differing(connection: Any, view: str, expected: Mapping[str, ViewRow]) -> AsyncIterator[tuple[str, str]]:
+    missing = set(expected)
+    async for row in connection.cursor(
+        f"SELECT key, data::text AS data, versions::text AS versions FROM view_{view} ORDER BY key", prefetch=CHUNK
+    ):
+        key = row["key"]
+        missing.discard(key)
+        if key not in expected:
+            yield key, "is in the view, and no event says so"
+        elif words := _difference(ViewRow(row["data"].encode(), orjson.loads(row["versions"])), expected[key]):
+            yield key, words
+    for key in sorted(missing):
+        yield key, "is missing in the view"
+
+
+def _difference(shown: ViewRow, expected: ViewRow) -> str:
+    ours, right = orjson.loads(shown.data), orjson.loads(expected.data)
+    wrong = [
+        f"{name} is {_short(ours.get(name))} in the view, {_short(right.get(name))} by the log"
+        for name in sorted(ours.keys() | right.keys())
+        if ours.get(name) != right.get(name)
+    ]
+    if dict(shown.versions) != dict(expected.versions):
+        wrong.append("it was not made of the versions that the log has")
+    return "; ".join(wrong)
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 async def rebuild(service: Service[Any], settings: Settings, view: str, progress: Progress) -> Rebuilt:

@@ -8,6 +8,7 @@ a lease by the database's clock. A zombie's late send is a repeat, which consume
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +30,13 @@ from libs.runtime.waiting import until
 log = structlog.get_logger()
 
 _SEND_SECONDS = 15.0
+_STOP_SECONDS = 5.0
+QUIET_SECONDS = _SEND_SECONDS + _STOP_SECONDS + 1
+"""After so long, nothing that a relay began while it still held the lease can reach Kafka any more."""
+
+
+def lease_of(service: str) -> str:
+    return f"relay.{service}"
 
 
 @dataclass(slots=True)
@@ -98,7 +106,7 @@ class KafkaPublisher:
         if producer is None:
             return
         try:
-            await asyncio.wait_for(producer.stop(), 5)
+            await asyncio.wait_for(producer.stop(), _STOP_SECONDS)
         except (TimeoutError, KafkaError):
             log.warning("relay.producer_abandoned")
             # Left alone, its sender would try for ever, and send again what its successor has sent long before.
@@ -108,7 +116,7 @@ class KafkaPublisher:
 
 class Relay:
     def __init__(self, service: str, storage: Storage, publisher: Publisher, settings: Settings) -> None:
-        self._name = f"relay.{service}"
+        self._name = lease_of(service)
         self._holder = new_id()
         self._storage = storage
         self._publisher = publisher
@@ -124,6 +132,8 @@ class Relay:
             await self._safely()
         finally:
             await self._publisher.close()
+            with suppress(Unavailable):  # then it ends by itself
+                await self._storage.drop_lease(self._name, self._holder)
 
     async def _safely(self) -> int:
         try:
@@ -167,4 +177,3 @@ class Relay:
             if isinstance(sent, BaseException):
                 raise sent
         return len(acknowledged)
-

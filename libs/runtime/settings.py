@@ -55,5 +55,3 @@ class Settings(BaseSettings):
     def callback_secret(self) -> str:
         """The `whsec_…` secret that callbacks are signed with; empty where none is set (callbacks are refused)."""
         return self.callback_secret_file.read_text().strip() if self.callback_secret_file else ""
-
-

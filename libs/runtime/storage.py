@@ -107,6 +107,30 @@ class ParkedRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """A parked key as an operator sees it first. `reason` is why it was parked."""
+
+    topic: str
+    key: bytes
+    reason: str
+    parked_at: datetime
+    records: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorAction:
+    """What a person changed by hand. `details` is JSON; it keeps what the change took away."""
+
+    action: str
+    operator: str
+    reason: str
+    consumer: str
+    topic: str
+    key: bytes | None = None
+    details: bytes = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
 class StoredAnswer:
     body_hash: bytes
     answer: bytes
@@ -163,6 +187,34 @@ class Transaction(Protocol):
 
     async def write(self, changes: Changes) -> None: ...
 
+    # What operators ask and change (operation.py).
+
+    async def list_parked(self, consumer: str, after: tuple[str, bytes], limit: int) -> Sequence[ParkedKey]:
+        """Parked keys after the one named, in order of topic and key."""
+
+    async def count_parked(self, consumer: str, topic: str, key: bytes) -> int:
+        """How many records wait under a key."""
+
+    async def replace_parked(self, consumer: str, record: ParkedRecord) -> None:
+        """Gives a parked record other headers, value, stream and reason; its place and key stay."""
+
+    async def forget_topic(self, consumer: str, topic: str) -> tuple[int, int]:
+        """Positions back to 0, and nothing of this topic parked: says how many positions and parked records."""
+
+    async def take_lease(self, name: str, holder: str, seconds: float, instead_of: str) -> bool:
+        """Takes a lease from whomever holds it; false while it is held by one whose name begins with `instead_of`."""
+
+    async def end_lease(self, name: str, holder: str) -> bool:
+        """Ends a lease that is still the holder's, keeping everybody else from it until the transaction ends."""
+
+    async def publish_again(self, categories: Sequence[str]) -> int:
+        """Points the outbox at every event of these stream categories; says how many were not in it."""
+
+    async def write_action(self, action: OperatorAction) -> None: ...
+
+    async def actions(self, limit: int) -> Sequence[tuple[datetime, OperatorAction]]:
+        """What was changed by hand, the latest first."""
+
 
 class Storage(Protocol):
     """Errors leave it sorted: VersionConflict, Unavailable, DataFault (errors.py)."""
@@ -195,6 +247,9 @@ class Storage(Protocol):
 
     async def forget_answers(self, older_than_seconds: float) -> int:
         """Drops answers that nobody will ask for again; says how many."""
+
+    async def drop_lease(self, name: str, holder: str) -> None:
+        """Lets go of a lease at once, so that the next process need not wait for its end."""
 
     async def read_view(self, view: str, key: str) -> ViewRow | None: ...
 

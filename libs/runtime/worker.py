@@ -19,6 +19,7 @@ from libs.runtime.errors import Unavailable
 from libs.runtime.event_store import PostgresStorage
 from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
+from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
 from libs.runtime.relay import KafkaPublisher, Relay
 from libs.runtime.service import Service
@@ -81,7 +82,7 @@ class Process:
         limit = ParkLimit(settings.park_ratio, settings.park_ratio_over, settings.park_keys_in_a_row)
         handler = Handler(service, storage, snapshot_every=settings.snapshot_every, park_limit=limit)
         commit = GroupCommit(handler, limit=settings.batch_records) if service.decider else None
-        ports = Ports(storage, commit, settings.callback_secret())
+        ports = Ports(storage, commit, settings.callback_secret(), Operations(handler))
         served = service if "api" in self._roles else replace(service, router=None)
         app = create_app(served, ports, lambda: self._health(storage))
         server = _Server(

@@ -17,6 +17,8 @@ from libs.runtime.storage import (
     Head,
     NewEffect,
     NewHead,
+    OperatorAction,
+    ParkedKey,
     ParkedRecord,
     Partition,
     StoredAnswer,
@@ -34,6 +36,7 @@ class Tables:
     counts: dict[tuple[str, Partition], dict[str, int]] = field(default_factory=dict)
     seen: dict[tuple[str, str], int] = field(default_factory=dict)
     parked_keys: dict[tuple[str, str, bytes], str] = field(default_factory=dict)
+    parked_at: dict[tuple[str, str, bytes], datetime] = field(default_factory=dict)
     parked: dict[tuple[str, Partition, int], ParkedRecord] = field(default_factory=dict)
     answers: dict[str, StoredAnswer] = field(default_factory=dict)
     answered_at: dict[str, datetime] = field(default_factory=dict)
@@ -42,6 +45,7 @@ class Tables:
     effect_leases: dict[str, datetime] = field(default_factory=dict)
     leases: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     views: dict[str, dict[str, ViewRow]] = field(default_factory=dict)
+    actions: list[tuple[datetime, OperatorAction]] = field(default_factory=list)
 
     def copied(self) -> "Tables":
         """Deep enough: rows are immutable, so only the containers are copied."""
@@ -139,11 +143,69 @@ class MemoryTransaction:
             del tables.parked[consumer, record.partition, record.offset]
         for record in changes.parked:
             tables.parked_keys.setdefault((consumer, record.partition.topic, record.key), record.reason)
+            tables.parked_at.setdefault((consumer, record.partition.topic, record.key), changes.now)
             tables.parked[consumer, record.partition, record.offset] = record
         for record in changes.unparked:
             place = record.partition.topic, record.key
             if not any((r.partition.topic, r.key) == place for r in tables.parked.values()):
                 tables.parked_keys.pop((consumer, *place), None)
+                tables.parked_at.pop((consumer, *place), None)
+
+    async def list_parked(self, consumer: str, after: tuple[str, bytes], limit: int) -> Sequence[ParkedKey]:
+        tables = self._tables
+        return [
+            ParkedKey(topic, key, reason, tables.parked_at[place], await self.count_parked(*place))
+            for place, reason in sorted(tables.parked_keys.items())
+            for owner, topic, key in [place]
+            if owner == consumer and (topic, key) > after
+        ][:limit]
+
+    async def count_parked(self, consumer: str, topic: str, key: bytes) -> int:
+        return len(await self.parked_records(consumer, topic, key, 1 << 30))
+
+    async def replace_parked(self, consumer: str, record: ParkedRecord) -> None:
+        self._tables.parked[consumer, record.partition, record.offset] = record
+
+    async def forget_topic(self, consumer: str, topic: str) -> tuple[int, int]:
+        tables = self._tables
+        positions = [place for place in tables.positions if place[0] == consumer and place[1].topic == topic]
+        tables.positions |= dict.fromkeys(positions, 0)
+        records = [place for place in tables.parked if place[0] == consumer and place[1].topic == topic]
+        tables.parked = {place: record for place, record in tables.parked.items() if place not in records}
+        keys = [place for place in tables.parked_keys if place[:2] == (consumer, topic)]
+        for place in keys:
+            del tables.parked_keys[place], tables.parked_at[place]
+        return len(positions), len(records)
+
+    async def take_lease(self, name: str, holder: str, seconds: float, instead_of: str) -> bool:
+        current = self._tables.leases.get(name)
+        if current is not None and current[0].startswith(instead_of) and current[1] >= self._now:
+            return False
+        self._tables.leases[name] = (holder, self._now + timedelta(seconds=seconds))
+        return True
+
+    async def end_lease(self, name: str, holder: str) -> bool:
+        current = self._tables.leases.get(name)
+        if current is None or current[0] != holder or current[1] <= self._now:
+            return False
+        del self._tables.leases[name]
+        return True
+
+    async def publish_again(self, categories: Sequence[str]) -> int:
+        tables = self._tables
+        wanted = [
+            position
+            for position, event in enumerate(tables.events, start=1)
+            if event.envelope.stream_id.partition("-")[0] in categories and position not in tables.outbox
+        ]
+        tables.outbox |= dict.fromkeys(wanted)
+        return len(wanted)
+
+    async def write_action(self, action: OperatorAction) -> None:
+        self._tables.actions.append((self._now, action))
+
+    async def actions(self, limit: int) -> Sequence[tuple[datetime, OperatorAction]]:
+        return self._tables.actions[::-1][:limit]
 
     def _write_head(self, new: NewHead) -> None:
         old = self._tables.heads.get(new.stream_id)
@@ -253,6 +315,10 @@ class MemoryStorage:
         for key in old:
             del self.tables.answers[key], self.tables.answered_at[key]
         return len(old)
+
+    async def drop_lease(self, name: str, holder: str) -> None:
+        if self.tables.leases.get(name, ("",))[0] == holder:
+            del self.tables.leases[name]
 
     async def read_view(self, view: str, key: str) -> ViewRow | None:
         return self.tables.views.get(view, {}).get(key)

@@ -75,21 +75,34 @@ class Sources:
 
 
 async def collect(sources: Sources) -> Evidence:
-    names = list(TYPES)
-    facts, waiting = await asyncio.gather(
-        asyncio.gather(*(_query(sources.dsns[name], _facts, TYPES[name]) for name in names)),
+    # The ledger first: what the PSP did was meant before, so while orders flow no row is without its intent.
+    async with httpx.AsyncClient(base_url=sources.psp_url, timeout=30.0, trust_env=False) as psp:
+        ledger, balances = await _pages(psp, "/ledger"), await _pages(psp, "/ledger/balances")
+    others = [name for name in TYPES if name != "inventory"]
+    facts, (inventory, availability), waiting = await asyncio.gather(
+        asyncio.gather(*(_query(sources.dsns[name], _facts, TYPES[name]) for name in others)),
+        _query(sources.dsns["inventory"], _stock),
         pending(sources),
     )
-    told = dict(zip(names, facts, strict=True))
-    async with httpx.AsyncClient(base_url=sources.psp_url, timeout=30.0) as psp:
-        ledger, balances = await _pages(psp, "/ledger"), await _pages(psp, "/ledger/balances")
     return Evidence(
-        **told,
-        availability=await _query(sources.dsns["inventory"], _availability),
+        **dict(zip(others, facts, strict=True)),
+        inventory=inventory,
+        availability=availability,
         ledger=ledger,
         balances=balances,
         waiting=waiting,
     )
+
+
+async def order_facts(sources: Sources) -> Sequence[Fact]:
+    facts: Sequence[Fact] = await _query(sources.dsns["order"], _facts, TYPES["order"])
+    return facts
+
+
+async def _stock(connection: Any) -> tuple[list[Fact], dict[str, Mapping[str, Any]]]:
+    """Both of one moment, so that they agree while orders flow, too."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        return await _facts(connection, TYPES["inventory"]), await _availability(connection)
 
 
 async def pending(sources: Sources) -> Mapping[str, Mapping[str, int]]:

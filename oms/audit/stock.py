@@ -1,7 +1,7 @@
 """Stock: what came in is there or has left, and was never promised twice."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from oms.audit.evidence import Evidence, Fact
@@ -20,15 +20,19 @@ class Level:
         return self.on_hand >= self.reserved >= 0
 
 
-def stock_is_conserved(evidence: Evidence) -> Finding:
-    """Received + adjusted - shipped = on hand = the view; nothing is reserved at rest; never oversold on the way."""
+def stock_is_conserved(evidence: Evidence, is_open: Callable[[str], bool] = lambda _order_id: False) -> Finding:
+    """Received + adjusted - shipped = on hand = the view; reserved is what open orders hold; never oversold."""
     levels: dict[Place, Level] = {}
+    held: Counter[Place] = Counter()
     units: Counter[str] = Counter()
     oversold: dict[Place, None] = {}
     for fact in evidence.inventory:
         place = fact.data["sku"], fact.data["location"]
         level = levels.setdefault(place, Level())
+        reserved = level.reserved
         _move(level, fact)
+        if is_open(order_of(fact)):
+            held[place] += level.reserved - reserved
         units[fact.type] += fact.data["qty"]
         if not level.possible:
             oversold[place] = None
@@ -36,8 +40,8 @@ def stock_is_conserved(evidence: Evidence) -> Finding:
     def offenders() -> Iterator[str]:
         yield from (f"{sku} at {location} was oversold" for sku, location in oversold)
         for (sku, location), level in levels.items():
-            if level.reserved:
-                yield f"{sku} at {location} has {level.reserved} still reserved"
+            if level.reserved != held[sku, location]:
+                yield f"{sku} at {location} has {level.reserved - held[sku, location]} still reserved"
             shown = evidence.availability.get(sku, {}).get("locations", {}).get(location, {})
             if (shown.get("on_hand"), shown.get("reserved")) != (level.on_hand, level.reserved):
                 yield f"{sku} at {location} is {level.on_hand} by its events, {shown.get('on_hand')} in the view"
@@ -49,6 +53,11 @@ def stock_is_conserved(evidence: Evidence) -> Finding:
         f" = {on_hand:,} on hand at {len(levels):,} places"
     )
     return finding("stock is conserved", figures, offenders())
+
+
+def order_of(fact: Fact) -> str:
+    """The order that a hold on stock was for, empty where there is none: reservations are `{order_id}-r{revision}`."""
+    return str(fact.data.get("reservation_id", "")).rpartition("-r")[0]
 
 
 def _move(level: Level, fact: Fact) -> None:

@@ -1,5 +1,6 @@
+from libs.runtime.door import DoorSettings
 from libs.runtime.main import main
-from services.fulfillment.gateway import GatewaySettings, http_gateways
+from services.fulfillment.gateway import http_gateways
 from services.fulfillment.service import service
 
 main(
@@ -8,8 +9,8 @@ main(
         http_gateways(
             settings.warehouse_url,
             settings.carrier_url,
-            settings.read(GatewaySettings, "OMS_WAREHOUSE_"),
-            settings.read(GatewaySettings, "OMS_CARRIER_"),
+            settings.read(DoorSettings, "OMS_WAREHOUSE_"),
+            settings.read(DoorSettings, "OMS_CARRIER_"),
         )
     ),
 )

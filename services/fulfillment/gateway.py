@@ -4,16 +4,15 @@ Both keep what they did under an idempotency key and answer it again. So whateve
 redirect, HTML, too long, half a body) is GatewayUnavailable: the same call is made later under the same key.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from libs.events.base import Id, Minor, Value
 from libs.events.fulfillment import FulfillmentOrderCreated, Package, ShipmentCreated
+from libs.runtime.door import Answered, CallLost, DoorSettings, HttpDoor
 from libs.runtime.effect import GatewayUnavailable
 
 A = TypeVar("A", bound=BaseModel)
@@ -48,22 +47,11 @@ class CarrierGateway(Protocol):
 class Gateways:
     warehouse: WarehouseGateway
     carrier: CarrierGateway
-    doors: tuple["HttpDoor", ...] = ()
+    doors: tuple[HttpDoor, ...] = ()
 
     async def close(self) -> None:
         for door in self.doors:
-            await door.aclose()
-
-
-class GatewaySettings(BaseModel):
-    """`timeout_s` bounds a whole call, however slowly its answer drips."""
-
-    model_config = ConfigDict(frozen=True)
-
-    timeout_s: Annotated[float, Field(gt=0, le=300)] = 10
-    connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2
-    connections: Annotated[int, Field(ge=1, le=1000)] = 32
-    body_limit: Annotated[int, Field(ge=1)] = 1_000_000
+            await door.close()
 
 
 class ReleaseAccepted(Value):
@@ -83,58 +71,20 @@ class LabelBought(Value):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    status: int
-    body: bytes
-
-    def read(self, model: type[A]) -> A:
-        try:
-            return model.model_validate_json(self.body)
-        except ValidationError:
-            # Not with its text: that repeats what a stranger sent.
-            raise GatewayUnavailable(f"{self.status} with a body that is no {model.__name__}") from None
-
-    def unclear(self) -> GatewayUnavailable:
-        return GatewayUnavailable(f"answered {self.status}")
+async def _post(door: HttpDoor, path: str, key: str, body: Mapping[str, Any]) -> Answered:
+    """Warehouse and carrier keep their keys for good: a call that was lost may simply be made again."""
+    try:
+        return await door.call("POST", path, key, body)
+    except CallLost as lost:
+        raise GatewayUnavailable(str(lost)) from lost
 
 
-class HttpDoor:
-    """POSTs of JSON to one host under idempotency keys: no redirects, no proxies, answers bounded in time and size."""
-
-    def __init__(self, url: str, settings: GatewaySettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._settings = settings
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(settings.timeout_s, connect=settings.connect_timeout_s),
-            limits=httpx.Limits(max_connections=settings.connections),
-            follow_redirects=False,
-            trust_env=False,
-            transport=transport,
-            # A compressed answer could unpack to any size: it is not asked for, and would not read as JSON.
-            headers={"accept": "application/json", "accept-encoding": "identity"},
-        )
-
-    async def post(self, path: str, key: str, body: Mapping[str, Any]) -> Answered:
-        try:
-            async with (
-                asyncio.timeout(self._settings.timeout_s),
-                self._client.stream("POST", path, json=body, headers={"idempotency-key": key}) as response,
-            ):
-                return Answered(response.status_code, await self._bounded(response))
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise GatewayUnavailable(type(error).__name__) from error
-
-    async def _bounded(self, response: httpx.Response) -> bytes:
-        body = b""
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > self._settings.body_limit:
-                raise GatewayUnavailable(f"answered {response.status_code} with more than the limit")
-        return body
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
+def _read(answer: Answered, model: type[A]) -> A:
+    try:
+        return model.model_validate_json(answer.body)
+    except ValidationError:
+        # Not with its text: that repeats what a stranger sent.
+        raise GatewayUnavailable(f"{answer.status} with a body that is no {model.__name__}") from None
 
 
 @dataclass(frozen=True)
@@ -142,16 +92,16 @@ class HttpWarehouse:
     door: HttpDoor
 
     async def submit(self, release: FulfillmentOrderCreated, key: str) -> str | None:
-        answer = await self.door.post("/v1/releases", key, _release(release))
+        answer = await _post(self.door, "/v1/releases", key, _release(release))
         match answer.status:
             case 202:
-                if answer.read(ReleaseAccepted).release_id != release.release_id:
+                if _read(answer, ReleaseAccepted).release_id != release.release_id:
                     raise GatewayUnavailable("accepted another release")
                 return None
             case 422:
-                return answer.read(ReleaseRefused).reason
+                return _read(answer, ReleaseRefused).reason
             case _:
-                raise answer.unclear()
+                raise GatewayUnavailable(f"answered {answer.status}")
 
 
 @dataclass(frozen=True)
@@ -159,12 +109,12 @@ class HttpCarrier:
     door: HttpDoor
 
     async def buy_label(self, shipment: ShipmentCreated, package: Package, key: str) -> Label:
-        answer = await self.door.post("/v1/labels", key, _parcel(shipment, package))
+        answer = await _post(self.door, "/v1/labels", key, _parcel(shipment, package))
         match answer.status:
             case 201:
-                return answer.read(LabelBought)
+                return _read(answer, LabelBought)
             case _:
-                raise answer.unclear()
+                raise GatewayUnavailable(f"answered {answer.status}")
 
 
 def _release(release: FulfillmentOrderCreated) -> Mapping[str, Any]:
@@ -178,8 +128,6 @@ def _parcel(shipment: ShipmentCreated, package: Package) -> Mapping[str, Any]:
     }
 
 
-def http_gateways(
-    warehouse_url: str, carrier_url: str, warehouse: GatewaySettings, carrier: GatewaySettings
-) -> Gateways:
+def http_gateways(warehouse_url: str, carrier_url: str, warehouse: DoorSettings, carrier: DoorSettings) -> Gateways:
     doors = HttpDoor(warehouse_url, warehouse), HttpDoor(carrier_url, carrier)
     return Gateways(warehouse=HttpWarehouse(doors[0]), carrier=HttpCarrier(doors[1]), doors=doors)

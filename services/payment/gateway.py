@@ -4,13 +4,12 @@ An answer is believed only if it is wholly right. Whatever else comes back is `U
 failure, but a call to be looked up.
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 from pydantic_core import to_json
 
 from libs.events.base import Id, Minor, Moment, Value
@@ -22,6 +21,7 @@ from libs.events.payment import (
     PaymentVoidSubmitted,
     RefundSubmitted,
 )
+from libs.runtime.door import Answered, CallLost, DoorSettings, HttpDoor
 from libs.runtime.effect import GatewayUnavailable
 from services.payment.domain.call import Approved, Refused
 
@@ -63,16 +63,9 @@ class PaymentGateway(Protocol):
         """What became of a call that was lost; changes nothing at the PSP."""
 
 
-class PspSettings(BaseModel):
+class PspSettings(DoorSettings):
     """A decline under a code that is not listed is Unknown, not a decline: an operator settles it, or lists it."""
 
-    model_config = ConfigDict(frozen=True)
-
-    connect_seconds: Annotated[float, Field(gt=0)] = 2
-    read_seconds: Annotated[float, Field(gt=0)] = 5
-    total_seconds: Annotated[float, Field(gt=0)] = 10
-    connections: Annotated[int, Field(ge=1)] = 32
-    body_limit: Annotated[int, Field(ge=1)] = 1_000_000
     decline_codes: frozenset[str] = frozenset(
         {"card_declined", "do_not_honor", "expired_card", "insufficient_funds", "issuer_unavailable"}
     )
@@ -189,29 +182,15 @@ def _read_decline(declined: _Declined, settings: PspSettings) -> Reply:
     return Refused(declined.code, declined.retryable)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status_code: int
-    body: bytes
-
-
 class HttpPaymentGateway:
     """The PSP over HTTP. What is sent under a key must not change between releases: the PSP would refuse the repeat."""
 
     def __init__(self, url: str, settings: PspSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(settings.read_seconds, connect=settings.connect_seconds),
-            limits=httpx.Limits(max_connections=settings.connections),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            follow_redirects=False,
-            trust_env=False,  # no proxy by accident: settings say where money goes
-            transport=transport,
-        )
+        self._door = HttpDoor(url, settings, transport)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._door.close()
 
     async def authorize(self, intent: PaymentAuthorizationSubmitted) -> Reply:
         return await self._call("AUTHORIZE", "/v1/authorizations", intent, {**_money(intent), "token": intent.token})
@@ -226,18 +205,18 @@ class HttpPaymentGateway:
         return await self._call("REFUND", f"/v1/authorizations/{intent.auth_id}/refunds", intent, _money(intent))
 
     async def lookup(self, lost: PaymentOutcomeUnknown) -> Reply | NotFound:
-        answer = await self._exchange("GET", f"/v1/operations/{lost.idempotency_key}", None, None)
+        answer = await self._exchange("GET", f"/v1/operations/{lost.idempotency_key}")
         if isinstance(answer, Unknown):
             return answer
         try:
             # A 404 from anything but the PSP itself (a proxy, a wrong address) is no proof that nothing happened.
-            if answer.status_code == 404 and _Failed.model_validate_json(answer.body).code == "not_found":
+            if answer.status == 404 and _Failed.model_validate_json(answer.body).code == "not_found":
                 return NotFound()
-            found = _Found.model_validate_json(answer.body) if answer.status_code == 200 else None
+            found = _Found.model_validate_json(answer.body) if answer.status == 200 else None
         except ValidationError:
             found = None
         if found is None or _OPERATIONS.get(found.operation) != lost.operation:
-            return Unknown(f"unreadable look-up with status {answer.status_code}")
+            return Unknown(f"unreadable look-up with status {answer.status}")
         reply = read_reply(lost.operation, found.status_code, to_json(found.body), self._settings)
         return _checked(reply, lost)
 
@@ -245,32 +224,18 @@ class HttpPaymentGateway:
         answer = await self._exchange("POST", path, intent.idempotency_key, body)
         if isinstance(answer, Unknown):
             return answer
-        return _checked(read_reply(operation, answer.status_code, answer.body, self._settings), intent)
+        return _checked(read_reply(operation, answer.status, answer.body, self._settings), intent)
 
     async def _exchange(
-        self, method: str, path: str, key: str | None, body: Mapping[str, Any] | None
-    ) -> _Answer | Unknown:
-        headers = {"Idempotency-Key": key} if key else {}
+        self, method: str, path: str, key: str = "", body: Mapping[str, Any] | None = None
+    ) -> Answered | Unknown:
         try:
-            async with asyncio.timeout(self._settings.total_seconds):
-                async with self._client.stream(method, path, json=body, headers=headers) as response:
-                    if response.status_code in _NO_EFFECT:
-                        raise GatewayUnavailable(f"status {response.status_code}")
-                    return await self._read(response)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise GatewayUnavailable(type(error).__name__) from error
-        except (httpx.RequestError, TimeoutError) as error:
-            return Unknown(type(error).__name__)
-
-    async def _read(self, response: httpx.Response) -> _Answer | Unknown:
-        if response.headers.get("content-encoding", "identity") != "identity":
-            return Unknown("compressed answer")  # not asked for, and the limit would not hold against a bomb
-        body = bytearray()
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > self._settings.body_limit:
-                return Unknown("answer over the limit of size")
-        return _Answer(response.status_code, bytes(body))
+            answer = await self._door.call(method, path, key, body)
+        except CallLost as lost:
+            return Unknown(str(lost))
+        if answer.status in _NO_EFFECT:
+            raise GatewayUnavailable(f"status {answer.status}")
+        return answer
 
 
 def _money(intent: PaymentAuthorizationSubmitted | PaymentCaptureSubmitted | RefundSubmitted) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import httpx
 import pytest
 
+from libs.runtime.door import DoorSettings, HttpDoor
 from libs.runtime.effect import GatewayUnavailable
 from libs.testing.fulfillment_gateway import (
     InMemoryCarrier,
@@ -17,7 +18,7 @@ from libs.testing.fulfillment_gateway import (
     release_created,
     shipment_created,
 )
-from services.fulfillment.gateway import Gateways, GatewaySettings, HttpCarrier, HttpDoor, HttpWarehouse
+from services.fulfillment.gateway import Gateways, HttpCarrier, HttpWarehouse
 from simulators.running import running
 
 Party = Literal["warehouse", "carrier"]
@@ -106,7 +107,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield Doubles()
         return
     urls: dict[Party, str] = request.getfixturevalue("urls")
-    impatient = GatewaySettings(timeout_s=2)
+    impatient = DoorSettings(total_seconds=2)
     doors = {party: HttpDoor(url, impatient) for party, url in urls.items()}
     async with httpx.AsyncClient(trust_env=False) as client:
         gateways = Gateways(warehouse=HttpWarehouse(doors["warehouse"]), carrier=HttpCarrier(doors["carrier"]))

@@ -329,6 +329,7 @@ async def test_answer_is_kept_and_a_second_one_under_its_key_conflicts(storage: 
     with pytest.raises(VersionConflict):
         await write(storage, answers={"key": StoredAnswer(b"h", b"b")})
 
+
 async def test_answers_are_forgotten_when_their_time_is_over(storage: Storage) -> None:
     await write(storage, answers={"key": StoredAnswer(b"h", b"a")})
     assert await storage.forget_answers((datetime.now(UTC) - AT).total_seconds() + 3600) == 0
@@ -348,6 +349,14 @@ async def test_lease_is_for_one_holder_until_its_time_is_over(storage: Storage) 
 
     await eventually(taken, "the lease ends by itself", 5)
     assert not await storage.hold_lease("relay", "one", 60)
+
+
+async def test_lease_is_let_go_by_its_holder_only(storage: Storage) -> None:
+    assert await storage.hold_lease("relay", "one", 60)
+    await storage.drop_lease("relay", "two")
+    assert not await storage.hold_lease("relay", "two", 60)
+    await storage.drop_lease("relay", "one")
+    assert await storage.hold_lease("relay", "two", 60)
 
 
 # --- parked keys -----------------------------------------------------------------------------------------------------

@@ -93,12 +93,10 @@ async def test_rebuilt_view_equals_the_one_built_event_by_event(
     assert await rows(owner) == before
 
 
-async def test_wrong_row_is_counted_and_mended(
-    handler: Handler, owner: asyncpg.Connection, settings: Settings
-) -> None:
+async def test_wrong_row_is_counted_and_mended(handler: Handler, owner: asyncpg.Connection, settings: Settings) -> None:
     await hear(handler, story("o-1"))
     before = await rows(owner)
-    await owner.execute("UPDATE view_order_tracking SET data = data || '{\"status\": \"COMPLETED\"}'")
+    await owner.execute('UPDATE view_order_tracking SET data = data || \'{"status": "COMPLETED"}\'')
     done = await rebuild(TRACKING, settings, "order_tracking", silent)
     assert done.differing == 1
     assert await rows(owner) == before

@@ -9,24 +9,25 @@ from typing import Any
 import httpx
 import pytest
 
+from libs.runtime.door import DoorSettings, HttpDoor
 from libs.runtime.effect import GatewayUnavailable
 from libs.testing.fulfillment_gateway import package, release_created, shipment_created
-from services.fulfillment.gateway import GatewaySettings, HttpCarrier, HttpDoor, HttpWarehouse, LabelBought
+from services.fulfillment.gateway import HttpCarrier, HttpWarehouse, LabelBought
 
 RELEASE = release_created()
 PARCEL = package("p1", weight=700)
 SHIPMENT = shipment_created(PARCEL)
 LABEL = {"tracking_number": "SX1", "carrier": "SIMEX", "cost": 495, "currency": "EUR"}
 ACCEPTED = {"release_id": "o1-berlin-1", "status": "accepted"}
-IMPATIENT = GatewaySettings(timeout_s=0.05)
+IMPATIENT = DoorSettings(total_seconds=0.05)
 
-PATIENT = GatewaySettings()
+PATIENT = DoorSettings()
 
 Handler = Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
 Body = bytes | dict[str, Any] | Callable[[], AsyncIterator[bytes]]
 
 
-def door(handler: Handler, settings: GatewaySettings = PATIENT) -> HttpDoor:
+def door(handler: Handler, settings: DoorSettings = PATIENT) -> HttpDoor:
     return HttpDoor("http://partner", settings, httpx.MockTransport(handler))
 
 
@@ -41,7 +42,7 @@ async def _chunk(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
 
-def answers(status: int, body: Body = b"", settings: GatewaySettings = PATIENT) -> HttpDoor:
+def answers(status: int, body: Body = b"", settings: DoorSettings = PATIENT) -> HttpDoor:
     async def partner(request: httpx.Request) -> httpx.Response:
         return response(status, body)
 

@@ -1,0 +1,348 @@
+"""`make faults`: orders flow, faults strike by seed, and an oracle that shares no code with the product judges.
+
+SEED chooses the order of everything; MINUTES (10) how long, and so how many kinds; KINDS (names, * at an end) which.
+"""
+
+import asyncio
+import fnmatch
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import psutil  # type: ignore[import-untyped]
+
+from tests.faults.arena import SERVICES, Arena, arena
+from tests.faults.driver import NODES, Driver
+from tests.faults.journal import Journal
+from tests.faults.kinds.catalogue import KINDS
+from tests.faults.kinds.kind import Kind, Scene
+from tests.faults.oracle import collect
+from tests.faults.oracle.history import OWNERS, History, Usage
+from tests.faults.oracle.verdict import LEFT_OUT, judge
+from tests.faults.report import Report, Struck
+
+KINDS_A_MINUTE = 2.5
+AT_ONCE = 2
+PROBE_SKU = "SKU-PROBE"
+PROBE_SECONDS = 90.0
+REST_SECONDS = 240.0
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError, ValueError)
+OUT = Path("build/faults.json")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    seed: int
+    minutes: float
+    kinds: tuple[str, ...]
+    rate: float = 5.0
+
+    @staticmethod
+    def drawn(seed: int, minutes: float, wanted: str = "", rate: float = 5.0) -> "Plan":
+        """By name, or as many kinds as there is time for, in an order that the seed chooses."""
+        patterns = [pattern for pattern in wanted.replace(",", " ").split() if pattern]
+        known = [name for name in KINDS if not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)]
+        if not known:
+            raise SystemExit(f"KINDS={wanted!r} names no kind. There are: {', '.join(KINDS)}")
+        random.Random(seed).shuffle(known)
+        count = len(known) if patterns else max(1, round(KINDS_A_MINUTE * minutes))
+        if not patterns:  # what takes 90 s has its place in a long run
+            known = [name for name in known if minutes >= 20 or not name.endswith(("_90s", "_long"))]
+        return Plan(seed, minutes, tuple(known[:count]), rate)
+
+
+@dataclass
+class Campaign:
+    plan: Plan
+    arena: Arena
+    say: Say
+    report: Report = field(init=False)
+    _samples: list[dict[tuple[str, str, int], int]] = field(default_factory=list)
+    _usage: list[Usage] = field(default_factory=list)
+    _under_way: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.report = Report(self.plan.seed, self.plan.kinds, left_out=dict(LEFT_OUT))
+        self._random = random.Random(self.plan.seed)
+
+    async def run(self) -> Report:
+        began = time.monotonic()
+        journal = Journal(self.arena.state_dir / "journal.jsonl")
+        urls = {name: self.arena.url(name) for name in SERVICES}
+        driver = Driver(urls, self.arena.places.kafka, journal, self.plan.seed, self.plan.rate)
+        self._scene = Scene(self.arena, driver, journal, self._random)
+        try:
+            await driver.open_shop()
+            await self._stock_of_probes(driver)
+            driving, sampling = asyncio.create_task(driver.run()), asyncio.create_task(self._sample())
+            await self._probe("order", time.monotonic())  # warm: an order has gone through
+            await self._measure(warm=True)
+            await self._strike_all(began + self.plan.minutes * 60)
+            self.say("the driver stops")
+            await driver.stop()
+            await driving
+            await self._rest()
+            sampling.cancel()
+            await self._measure(warm=False)
+            history = await self._evidence(journal)
+            self.report.violations = judge(history)
+        finally:
+            await driver.close()
+            journal.close()
+        self.report.orders = driver.orders
+        self.report.seconds = time.monotonic() - began
+        return self.report
+
+    # --- strikes -------------------------------------------------------------------------------------------------
+
+    async def _strike_all(self, until: float) -> None:
+        """Each drawn kind once, then again in another order while there is time; at most two at once."""
+        round_ = 0
+        while round_ == 0 or time.monotonic() < until:
+            names = list(self.plan.kinds)
+            self._random.shuffle(names)
+            for name in names:
+                if round_ and time.monotonic() > until:
+                    break
+                await self._strike(name)
+                await asyncio.sleep(self._random.uniform(0.5, 4.0))
+            round_ += 1
+            if not any(name not in self.report.skipped for name in names):
+                break
+        while self._under_way:
+            await asyncio.wait(self._under_way.values())
+
+    async def _strike(self, name: str) -> None:
+        kind = KINDS[name](self._random)
+        if kind.need is not None and not kind.need.there():
+            self.report.skipped[name] = f"{kind.need.tool} is not there: {kind.need.install}"
+            return
+        while len(self._under_way) >= AT_ONCE or self._busy(kind.target):
+            await asyncio.wait(self._under_way.values(), return_when=asyncio.FIRST_COMPLETED)
+        struck = Struck(name, kind.target, time.monotonic(), bound=kind.bound)
+        self._overlap(struck)
+        self.report.strikes.append(struck)
+        task = asyncio.create_task(self._struck(kind, struck))
+        self._under_way[kind.target] = task
+        task.add_done_callback(lambda _: self._under_way.pop(kind.target, None))
+
+    def _busy(self, target: str) -> bool:
+        """A target is free when nothing that is under way hits it, or a part of it."""
+        parts = set(target.replace(":", "+").split("+"))
+        return any(parts & set(other.replace(":", "+").split("+")) for other in self._under_way)
+
+    def _overlap(self, struck: Struck) -> None:
+        for other in self.report.strikes:
+            if other.target in self._under_way and other.recovery is None and not other.error:
+                other.alone = struck.alone = False
+
+    async def _struck(self, kind: Kind, struck: Struck) -> None:
+        self.say(f"strikes {kind.name} on {kind.target}")
+        try:
+            await kind.strike(self._scene)
+            if kind.lasts:
+                await asyncio.sleep(kind.lasts)
+        except Exception as error:  # noqa: BLE001  a strike that fails is told, and the campaign goes on
+            struck.error = f"{type(error).__name__}: {error}"
+        try:
+            await kind.heal(self._scene)
+        except Exception as error:  # noqa: BLE001
+            struck.error = struck.error or f"{type(error).__name__}: {error}"
+        struck.healed, struck.notes = time.monotonic(), kind.notes
+        struck.recovery = await self._probe(kind.target.partition(":")[0], struck.healed)
+        took = "never went on" if struck.recovery is None else f"{struck.recovery:.1f} s"
+        self.say(f"  {kind.name} on {kind.target}: {struck.error or took} {' '.join(kind.notes)}")
+
+    # --- probes --------------------------------------------------------------------------------------------------
+
+    async def _stock_of_probes(self, driver: Driver) -> None:
+        lines = [{"sku": PROBE_SKU, "location": node, "qty": 100_000} for node in NODES]
+        await driver._post("receipt", "inventory", "/stock/receipts", {"receipt_id": "probes", "lines": lines})
+
+    async def _probe(self, target: str, since: float) -> float | None:
+        """Seconds until an order placed from now on gets as far as it cannot without the target."""
+        driver = self._scene.driver
+        placing: set[asyncio.Task[Any]] = set()
+        orders: list[dict[str, Any]] = []
+        placed_at = 0.0
+        try:
+            while time.monotonic() < since + PROBE_SECONDS:
+                if time.monotonic() > placed_at + 2 and len(orders) < 12:
+                    placed_at = time.monotonic()
+                    orders.append(order := driver.order("tok_visa", PROBE_SKU))
+                    placing.add(asyncio.create_task(driver.place_http(order)))
+                for order in orders:
+                    if await self._arrived(target, order):
+                        return time.monotonic() - since
+                await asyncio.sleep(0.25)
+            return None
+        finally:
+            await asyncio.gather(*placing, return_exceptions=True)
+
+    async def _arrived(self, target: str, order: dict[str, Any]) -> bool:
+        found = await self._scene.driver.view(order)
+        if found is None:
+            return False
+        if target in ("fulfillment", "warehouse", "carrier"):
+            return found["status"] in ("IN_FULFILLMENT", "COMPLETED")
+        if found["status"] not in ("CONFIRMED", "IN_FULFILLMENT", "COMPLETED"):
+            return False
+        return target != "tracking" or await self._tracked(found["order_id"])
+
+    async def _tracked(self, order_id: str) -> bool:
+        try:
+            async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+                answer = await client.get(f"{self.arena.url('tracking')}/orders/{order_id}")
+                return answer.status_code == 200 and answer.json()["status"] != "RECEIVED"
+        except AWAY:
+            return False
+
+    # --- measures ------------------------------------------------------------------------------------------------
+
+    async def _sample(self) -> None:
+        while True:
+            with suppress(*AWAY):
+                self._samples.append(await asyncio.wait_for(collect.positions(self.arena.places), 10))
+            await asyncio.sleep(2)
+
+    async def _measure(self, *, warm: bool) -> None:
+        for service in SERVICES:
+            process = psutil.Process(self.arena.pid(service))
+            connection = await asyncpg.connect(self.arena.places.dsns[service], timeout=10)
+            try:
+                sessions = await connection.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE usename = $1", f"oms_{service}_app"
+                )
+                outbox = await connection.fetchval("SELECT count(*) FROM outbox") if service in OWNERS else 0
+            finally:
+                await connection.close()
+            figures = (process.memory_info().rss, process.num_fds(), sessions, outbox)
+            self._usage.append(Usage(service, *figures, warm=warm))
+
+    # --- rest ----------------------------------------------------------------------------------------------------
+
+    async def _rest(self) -> None:
+        """Until nothing moves: lags 0, nothing in an outbox, no effect, no timer of the next 10 s, no callback due."""
+        deadline, quiet, why = time.monotonic() + REST_SECONDS, 0, "nothing was asked yet"
+        while quiet < 3:
+            try:
+                why = await self._moving()
+            except AWAY as error:
+                why = f"{type(error).__name__}: {error}"
+            quiet = 0 if why else quiet + 1
+            if time.monotonic() > deadline:
+                self.say(f"no rest after {REST_SECONDS:.0f} s: {why}")
+                return
+            await asyncio.sleep(1)
+        self.say("at rest")
+
+    async def _moving(self) -> str:
+        """What still moves, in words; empty when nothing does."""
+        ends = await self._ends()
+        for service in SERVICES:
+            connection = await asyncpg.connect(self.arena.places.dsns[service], timeout=5)
+            try:
+                for row in await connection.fetch("SELECT topic, partition, next_offset FROM consumer_position"):
+                    lag = ends[row["topic"], row["partition"]] - row["next_offset"]
+                    if lag:
+                        return f"{service} is {lag} behind on {row['topic']}/{row['partition']}"
+                if service in OWNERS:
+                    for table, where in (("outbox", ""), ("effect", ""), ("stream_head", DUE)):
+                        if count := await connection.fetchval(f"SELECT count(*) FROM {table} {where}"):
+                            return f"{service} has {count} in {table}"
+            finally:
+                await connection.close()
+        return await self._callbacks()
+
+    async def _callbacks(self) -> str:
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            for name in ("psp", "carrier", "warehouse"):
+                states = (await client.get(f"{self.arena.url(name)}/ledger/summary")).json()["callbacks"]
+                if left := states.get("due", 0) + states.get("waiting", 0):
+                    return f"{name} has {left} callbacks to make"
+        return ""
+
+    async def _ends(self) -> dict[tuple[str, int], int]:
+        from aiokafka import AIOKafkaConsumer, TopicPartition
+
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.arena.places.kafka, group_id=None)
+        await asyncio.wait_for(consumer.start(), 10)
+        try:
+            places = [TopicPartition(topic, number) for topic in collect.TOPICS for number in range(6)]
+            ends = await asyncio.wait_for(consumer.end_offsets(places), 10)
+            return {(place.topic, place.partition): end for place, end in ends.items()}
+        finally:
+            await asyncio.wait_for(consumer.stop(), 10)
+
+    # --- evidence ------------------------------------------------------------------------------------------------
+
+    async def _evidence(self, journal: Journal) -> History:
+        places = self.arena.places
+        history = await collect.collect(places)
+        history.journal, history.samples, history.usage = journal.read(), self._samples, self._usage
+        before = {name: len(history.facts[name]) for name in OWNERS}
+        for service in SERVICES:
+            self.say(f"rebuilds the views of {service}")
+            await self.arena.run(service, "rebuild")
+        for service in SERVICES:
+            connection = await asyncpg.connect(places.dsns[service], timeout=10)
+            try:
+                history.rebuilt[service] = await collect.read_views(connection)
+                if service in OWNERS:
+                    after = await connection.fetchval("SELECT count(*) FROM events")
+                    history.appended_by_rebuild[service] = after - before[service]
+            finally:
+                await connection.close()
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+            history.attempts_after = await collect.attempts(client, places)
+        return history
+
+
+DUE = "WHERE due_at < clock_timestamp() + interval '10 seconds'"
+
+
+async def run(plan: Plan, made: Arena, say: Say) -> Report:
+    return await Campaign(plan, made, say).run()
+
+
+def main() -> int:
+    seed = int(os.environ.get("SEED") or random.randrange(1_000_000))
+    plan = Plan.drawn(
+        seed,
+        float(os.environ.get("MINUTES") or 10),
+        os.environ.get("KINDS") or "",
+        float(os.environ.get("RATE") or 5),
+    )
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - began:7.1f} {text}\n")
+        sys.stderr.flush()
+
+    say(f"seed {seed}, {plan.minutes:g} minutes, kinds: {', '.join(plan.kinds)}")
+    with arena() as made:
+        report = asyncio.run(run(plan, made, say))
+        if not report.sound:
+            keep = Path("build/faults-evidence")
+            shutil.rmtree(keep, ignore_errors=True)
+            shutil.copytree(made.state_dir / "logs", keep / "logs")
+            shutil.copy(made.state_dir / "journal.jsonl", keep)
+            say(f"logs and journal are in {keep}")
+    report.write(OUT)
+    sys.stdout.write(report.table() + "\n")
+    return 0 if report.sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
