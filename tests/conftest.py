@@ -35,7 +35,7 @@ def docker_servers() -> Iterator[dict[str, object]]:
 
     port = 9092
     kafka = (
-        DockerContainer("apache/kafka:4.1.0")
+        DockerContainer("apache/kafka:4.4.0")
         .with_bind_ports(port, port)
         .with_env("KAFKA_NODE_ID", "1")
         .with_env("KAFKA_PROCESS_ROLES", "broker,controller")

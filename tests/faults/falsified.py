@@ -150,7 +150,7 @@ class Maker:
 
     def placed(self, n: int, order_id: str, key: str, **done: Any) -> None:
         """By HTTP, with its answer."""
-        types = [fact.type for fact in self.history.facts.get("order", []) if fact.meta["idempotency_key"] == key]
+        types = [fact.name for fact in self.history.facts.get("order", []) if fact.meta["idempotency_key"] == key]
         about = {"do": "place", "door": "http", "service": "order", "method": "POST", "path": "/orders", "key": key}
         ids = {"channel": CHANNEL, "external": order_id, "expect": "order", "digest": order_id}
         self.history.journal.append({"e": "about", "n": n, **about, **ids})

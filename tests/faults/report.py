@@ -2,12 +2,16 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.faults.oracle.history import Violation
+
+SHOWN = 6
+"""Violations of one invariant in the table; the file has them all."""
 
 
 @dataclass
@@ -89,7 +93,9 @@ class Report:
         lines += [f"  late: {s.kind} on {s.target} took {s.recovery:.1f} s, bound {s.bound:g}" for s in self.late]
         lines += [f"  never went on: {s.kind} on {s.target}" for s in self.stuck]
         lines += [f"  never struck: {kind}" for kind in self.missed]
-        lines += [f"  {violation}" for violation in self.violations[:40]]
+        for invariant, number in sorted(Counter(violation.invariant for violation in self.violations).items()):
+            told = [str(violation) for violation in self.violations if violation.invariant == invariant]
+            lines += [f"  {invariant}: {number}", *(f"    {text[:400]}" for text in told[:SHOWN])]
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:

@@ -61,8 +61,9 @@ def _answers(subject: str, made: list[Attempt], done: list[Fact]) -> Iterator[Vi
         elif (attempt.status, attempt.done["body"]) != (first.status, first.done["body"]):
             yield Violation("I-2", subject, f"answered {_said(first)} and then {_said(attempt)}")
     told = _events(first)
-    if told is not None and Counter(told) != Counter(fact.type for fact in done):
-        yield Violation("I-2", subject, f"answered with {told}, and the store has {[fact.type for fact in done]}")
+    names = Counter(fact.name for fact in done)
+    if told is not None and Counter(told) != names:
+        yield Violation("I-2", subject, f"answered with {dict(Counter(told))}, and the store has {dict(names)}")
 
 
 def _said(attempt: Attempt) -> str:
