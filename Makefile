@@ -18,7 +18,7 @@ ARGS ?=
 	@$(BIN)/pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help install demo up down status test check format golden lock clean
+.PHONY: help install demo up down status test faults bench check format golden lock clean
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -38,6 +38,12 @@ status: .venv/local.stamp ## show every part of the local cluster, its health an
 
 test: .venv/dev.stamp ## all tests, on a local cluster of real Kafka and PostgreSQL
 	@$(BIN)/pytest $(ARGS)
+
+faults: .venv/dev.stamp ## the fault campaign on the live cluster (SEED=1 MINUTES=10 KINDS="…")
+	@$(BIN)/python -m tests.faults.campaign
+
+bench: .venv/dev.stamp ## whole orders a second, and the CPU of one (ARGS="--orders 3000")
+	@$(BIN)/python -m bench.whole_orders $(ARGS)
 
 check: .venv/dev.stamp ## format, lint, types, import rules, shape: under a minute
 	@$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ from aiokafka.partitioner import murmur2
 from libs.runtime.settings import Settings
 
 MAX_REQUEST_BYTES = 1024 * 1024
+METADATA_MS = 5_000
 
 
 def new_producer(settings: Settings) -> AIOKafkaProducer:
@@ -31,6 +32,8 @@ def new_consumer(settings: Settings, group: str) -> AIOKafkaConsumer:
         session_timeout_ms=settings.kafka_session_ms,
         heartbeat_interval_ms=settings.kafka_heartbeat_ms,
         rebalance_timeout_ms=settings.kafka_rebalance_ms,
+        # A topic that is made anew while we run is noticed by this alone; the default is five minutes.
+        metadata_max_age_ms=METADATA_MS,
     )
 
 

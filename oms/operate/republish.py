@@ -15,6 +15,9 @@ from oms.operate.doors import Door, DoorError
 
 PAUSE_SECONDS = 300
 CATCH_UP_SECONDS = 300.0
+FRESH_SECONDS = 5.0
+TELL_SECONDS = 2.0
+THERE = "is there"
 
 Tell = Callable[[str], None]
 
@@ -80,24 +83,37 @@ def republish(plan: Plan, by: str, reason: str, tell: Tell) -> dict[str, Any]:
 
 
 def wait_until_heard(plan: Plan, tell: Tell) -> None:
-    """Until the outbox is empty and no reader lags behind. Raises DoorError when it takes too long."""
-    deadline = time.monotonic() + CATCH_UP_SECONDS
-    before = None
-    quiet = 0
-    while quiet < 2:
-        pending = plan.owner.get("/status").get("outbox_pending", 0)
-        states = {door.service: door.get("/status") for door in plan.readers}
-        lags = {name: state.get("lag", {}).get(plan.topic.name, 0) for name, state in states.items()}
-        halted = [name for name, state in states.items() if any(plan.topic.name in at for at in state["halted"])]
-        if (pending, lags) != before:
-            before = pending, lags
-            behind = ", ".join(f"{name} {lag} behind" for name, lag in lags.items() if lag) or "all readers are there"
-            tell(f"{pending} in the outbox; {behind}")
-        # Twice in a row: a lag is known only once a reader has its partitions again.
-        quiet = quiet + 1 if not pending and not any(lags.values()) and not halted else 0
-        if time.monotonic() > deadline:
-            raise DoorError(f"Not heard by all after {CATCH_UP_SECONDS:.0f} s: {before}, halted: {halted or 'none'}")
-        time.sleep(1)
+    """Until the outbox has let go of what is old and every reader was at the topic's end after that.
+
+    Orders flow meanwhile, so they need not all be there at one moment. Raises DoorError when it takes too long.
+    """
+    deadline, told_at = time.monotonic() + CATCH_UP_SECONDS, 0.0
+    drained = False
+    waiting = {door.service: door for door in plan.readers}
+    while waiting:
+        status = plan.owner.get("/status")
+        if not drained and not (drained := status["outbox_oldest_age_seconds"] < FRESH_SECONDS):
+            now = f"{status['outbox_pending']} in the outbox"
+        else:
+            states = {name: _state(door, plan.topic.name) for name, door in waiting.items()}
+            waiting = {name: waiting[name] for name, state in states.items() if state != THERE}
+            now = "; ".join(f"{name} {state}" for name, state in states.items())
+        if not waiting or time.monotonic() - told_at > TELL_SECONDS:
+            told_at = time.monotonic()
+            tell(now)
+        if waiting and time.monotonic() > deadline:
+            raise DoorError(f"Not heard by all after {CATCH_UP_SECONDS:.0f} s: {now}")
+        time.sleep(0.5 if waiting else 0)
+
+
+def _state(reader: Door, topic: str) -> str:
+    status = reader.get("/status")
+    halted = [why for place, why in status["halted"].items() if place.startswith(f"{topic}/")]
+    if halted:
+        return f"is halted: {halted[0]}"
+    if topic not in status["lag"]:
+        return "does not read it yet"
+    return f"is {status['lag'][topic]} behind" if status["lag"][topic] else THERE
 
 
 def _wait(seconds: float, tell: Tell) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.faults.journal import Journal
 from tests.faults.kinds.catalogue import KINDS
 from tests.faults.kinds.kind import Kind, Scene
 from tests.faults.oracle import collect
+from tests.faults.oracle.calls import bounded
 from tests.faults.oracle.history import OWNERS, History, Usage
 from tests.faults.oracle.verdict import LEFT_OUT, judge
 from tests.faults.report import Report, Struck
@@ -35,6 +37,7 @@ AT_ONCE = 2
 PROBE_SKU = "SKU-PROBE"
 PROBE_SECONDS = 90.0
 REST_SECONDS = 240.0
+IDLE_SECONDS = 45.0
 AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError, ValueError)
 OUT = Path("build/faults.json")
 
@@ -87,15 +90,15 @@ class Campaign:
             await self._stock_of_probes(driver)
             driving, sampling = asyncio.create_task(driver.run()), asyncio.create_task(self._sample())
             await self._probe("order", time.monotonic())  # warm: an order has gone through
-            await self._measure(warm=True)
+            self._usage = await self._measured(warm=True)
             await self._strike_all(began + self.plan.minutes * 60)
             self.say("the driver stops")
             await driver.stop()
             await driving
             await self._rest()
             sampling.cancel()
-            await self._measure(warm=False)
             history = await self._evidence(journal)
+            history.usage = await self._settled()
             self.report.violations = judge(history)
         finally:
             await driver.close()
@@ -216,7 +219,17 @@ class Campaign:
                 self._samples.append(await asyncio.wait_for(collect.positions(self.arena.places), 10))
             await asyncio.sleep(2)
 
-    async def _measure(self, *, warm: bool) -> None:
+    async def _settled(self) -> list[Usage]:
+        """Once more when all is quiet: idle connections are kept for half a minute, and may have that long."""
+        deadline = time.monotonic() + IDLE_SECONDS
+        while True:
+            usage = [*self._usage, *await self._measured(warm=False)]
+            if not [*bounded(History(now=datetime.now(UTC), usage=usage))] or time.monotonic() > deadline:
+                return usage
+            await asyncio.sleep(3)
+
+    async def _measured(self, *, warm: bool) -> list[Usage]:
+        usage = []
         for service in SERVICES:
             process = psutil.Process(self.arena.pid(service))
             connection = await asyncpg.connect(self.arena.places.dsns[service], timeout=10)
@@ -228,7 +241,8 @@ class Campaign:
             finally:
                 await connection.close()
             figures = (process.memory_info().rss, process.num_fds(), sessions, outbox)
-            self._usage.append(Usage(service, *figures, warm=warm))
+            usage.append(Usage(service, *figures, warm=warm))
+        return usage
 
     # --- rest ----------------------------------------------------------------------------------------------------
 
@@ -290,7 +304,7 @@ class Campaign:
     async def _evidence(self, journal: Journal) -> History:
         places = self.arena.places
         history = await collect.collect(places)
-        history.journal, history.samples, history.usage = journal.read(), self._samples, self._usage
+        history.journal, history.samples = journal.read(), self._samples
         before = {name: len(history.facts[name]) for name in OWNERS}
         for service in SERVICES:
             self.say(f"rebuilds the views of {service}")
