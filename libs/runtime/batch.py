@@ -20,6 +20,7 @@ from libs.runtime.identity import Cause, event_ids
 from libs.runtime.intake import recorded_of
 from libs.runtime.projection import Projection
 from libs.runtime.service import Service
+from libs.runtime.state_cache import Folded, StateCache
 from libs.runtime.storage import (
     Changes,
     Head,
@@ -86,6 +87,7 @@ class Batch:
     consumer: str
     now: datetime
     snapshot_every: int
+    cache: StateCache
     _streams: dict[str, _Loaded] = field(default_factory=dict)
     _recorded: list[Recorded[Any]] = field(default_factory=list)
     _stored: list[StoredEvent] = field(default_factory=list)
@@ -115,7 +117,7 @@ class Batch:
         if only_read:
             heads |= await tx.read_heads(only_read)
         for stream_id, stream in (read | written).items():
-            self._streams[stream_id] = self._from_snapshot(stream.aggregate, heads.get(stream_id))
+            self._streams[stream_id] = self._start(stream.aggregate, heads.get(stream_id))
         stale = {
             stream_id: loaded.version
             for stream_id, loaded in self._streams.items()
@@ -125,9 +127,16 @@ class Batch:
             for stored in await tx.load_events(stale):
                 self._refold(stored)
 
-    def _from_snapshot(self, aggregate: Aggregate[Any], head: Head | None) -> _Loaded:
+    def _start(self, aggregate: Aggregate[Any], head: Head | None) -> _Loaded:
+        """What the stream's events are folded onto: the state kept in memory, the snapshot, or nothing yet."""
         initial = aggregate.initial_state()
-        if head is None or head.snapshot is None or head.snapshot_fingerprint != fingerprint(aggregate):
+        if head is None:
+            return _Loaded(aggregate, head, initial, 0, 0)
+        ours = head.snapshot_fingerprint == fingerprint(aggregate)
+        if (kept := self.cache.get(head.stream_id, head.stream_version)) is not None:
+            snapshot_version = head.snapshot_version if ours else 0
+            return _Loaded(aggregate, head, kept.state, kept.version, snapshot_version, traceparent=kept.traceparent)
+        if head.snapshot is None or not ours:
             return _Loaded(aggregate, head, initial, 0, 0)
         try:
             state = state_adapter(aggregate).validate_json(head.snapshot)
@@ -144,6 +153,12 @@ class Batch:
             loaded.state = loaded.aggregate.evolve(loaded.state, recorded.event)
         loaded.version = stored.envelope.stream_version
         loaded.traceparent = stored.envelope.traceparent or loaded.traceparent
+
+    def remember(self) -> None:
+        """After the commit, and only then: keeps the states for the batches to come."""
+        for stream_id, loaded in self._streams.items():
+            if loaded.version:
+                self.cache.put(stream_id, Folded(loaded.version, loaded.state, loaded.traceparent))
 
     def version_of(self, stream_id: str) -> int:
         return self._streams[stream_id].version

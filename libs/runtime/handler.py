@@ -25,6 +25,7 @@ from libs.runtime.identity import Cause
 from libs.runtime.intake import Heard, Intake, Record
 from libs.runtime.park import ParkCount, ParkLimit
 from libs.runtime.service import Service
+from libs.runtime.state_cache import StateCache
 from libs.runtime.storage import Changes, ParkedRecord, Partition, Storage, StoredAnswer, Transaction
 
 log = structlog.get_logger()
@@ -117,6 +118,7 @@ class Handler:
         *,
         consumer: str = "",
         snapshot_every: int = 100,
+        cached_states: int = 5_000,
         park_limit: ParkLimit = ParkLimit(),  # noqa: B008  a frozen value
     ) -> None:
         self.service = service
@@ -126,6 +128,7 @@ class Handler:
         self.effects_added = asyncio.Event()
         self._intake = Intake(service)
         self._snapshot_every = snapshot_every
+        self._cache = StateCache(cached_states)
         self._park_limit = park_limit
         self._park_counts: dict[Partition, ParkCount] = {}
 
@@ -410,10 +413,11 @@ class Handler:
     # --- both ----------------------------------------------------------------------------------------------------
 
     def _batch(self, now: Any) -> Batch:
-        return Batch(self.service, self.consumer, now, self._snapshot_every)
+        return Batch(self.service, self.consumer, now, self._snapshot_every, self._cache)
 
     def _after_commit(self, batch: Batch) -> None:
         failpoint("handler.after_commit")
+        batch.remember()
         if batch.recorded:
             telemetry.count("oms.events.appended", len(batch.recorded))
             self.committed.set()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from libs.events.base import Event
 from libs.events.channel import UnreadableOrder
 from libs.events.codec import NewerSchema, UndecodableEvent, UnknownEvent, decode, event_type
 from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of
@@ -64,40 +65,44 @@ class Intake:
             envelope = from_headers(headers_of(record.headers))
         except MalformedHeaders as error:
             return Heard(record=record, park_key=key, fault=f"headers: {error}")
-        heard = Heard(
+        return Heard(
             record=record,
             park_key=key,
             cause=_cause(envelope),
             stream_id=envelope.stream_id,
             stream_version=envelope.stream_version,
+            **self._made_of(envelope, record),
         )
-        if not record.key:
-            return heard.with_fault("key: missing")
-        if not record.value:
-            return heard.with_fault("value: missing")
-        if self._keeps_all:
-            heard = replace(heard, stored=StoredEvent(envelope, record.value, key.decode(errors="replace")))
-        elif envelope.event_type not in self._wanted:
-            return replace(heard, skip="unwanted")
-        return self._decoded(heard, envelope, record.value)
 
-    def _decoded(self, heard: Heard, envelope: Envelope, value: bytes) -> Heard:
+    def _made_of(self, envelope: Envelope, record: Record) -> dict[str, Any]:
+        """The rest of what is heard: fields of Heard."""
+        if not record.key:
+            return {"fault": "key: missing"}
+        if not record.value:
+            return {"fault": "value: missing"}
+        if self._keeps_all:
+            stored = StoredEvent(envelope, record.value, record.key.decode(errors="replace"))
+            return {"stored": stored, **self._decoded(envelope, record.value)}
+        if envelope.event_type not in self._wanted:
+            return {"skip": "unwanted"}
+        return self._decoded(envelope, record.value)
+
+    def _decoded(self, envelope: Envelope, value: bytes) -> dict[str, Any]:
         try:
             event = decode(envelope.event_type, envelope.schema_version, value)
         except UnknownEvent:
-            return replace(heard, skip="" if self._keeps_all else "unknown_type")
+            return {} if self._keeps_all else {"skip": "unknown_type"}
         except NewerSchema as error:
             raise PartitionHalted(str(error)) from None
         except UndecodableEvent as error:
-            return heard.with_fault(f"value: {error}")
-        recorded = Recorded(event=event, **_fields(envelope))
-        return self._reacted(replace(heard, recorded=recorded), recorded)
+            return {"fault": f"value: {error}"}
+        return self._reacted(_recorded(event, envelope))
 
-    def _reacted(self, heard: Heard, recorded: Recorded[Any]) -> Heard:
+    def _reacted(self, recorded: Recorded[Any]) -> dict[str, Any]:
         try:
-            return replace(heard, commands=tuple(self._service.react(recorded)))
+            return {"recorded": recorded, "commands": tuple(self._service.react(recorded))}
         except Exception as error:  # noqa: BLE001  whatever a policy raises is the record's fault, and parks it
-            return heard.with_fault(f"react: {type(error).__name__}")
+            return {"fault": f"react: {type(error).__name__}"}
 
     def _read_inbound(self, record: Record) -> Heard:
         # Parked alone: identity is in the body, so nothing behind it waits.
@@ -124,12 +129,11 @@ class Intake:
             idempotency_key=f"{event.channel}:{event.external_order_id}:{event.external_revision}",
             traceparent=traceparent_in(dict(record.headers).get("traceparent")),
         )
-        heard = replace(heard, cause=_cause(envelope))
-        return self._reacted(heard, Recorded(event=event, **_fields(envelope)))
+        return replace(heard, cause=_cause(envelope), **self._reacted(_recorded(event, envelope)))
 
 
-def _fields(envelope: Envelope) -> dict[str, Any]:
-    return {name: getattr(envelope, name) for name in Envelope.__dataclass_fields__}
+def _recorded(event: Event, envelope: Envelope) -> Recorded[Any]:
+    return Recorded(**{**vars(envelope), "event": event})
 
 
 def recorded_of(stored: StoredEvent) -> Recorded[Any] | None:
@@ -141,7 +145,7 @@ def recorded_of(stored: StoredEvent) -> Recorded[Any] | None:
         return None
     except ValueError as error:
         raise DataFault(f"{envelope.stream_id}@{envelope.stream_version}: {error}") from error
-    return Recorded(event=event, **_fields(envelope))
+    return _recorded(event, envelope)
 
 
 def _cause(envelope: Envelope) -> Cause:

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias, TypeVar
 import orjson
 from pydantic import BaseModel
 
-from libs.events.codec import partition_key
+from libs.events.codec import NewerSchema, UndecodableEvent, UnknownEvent, decode, partition_key
+from libs.events.envelope import from_headers, headers_of
 from libs.events.topics import CATEGORIES, TOPIC_BY_NAME, TOPICS
 from libs.runtime.errors import DataFault, PartitionHalted
-from libs.runtime.handler import Handler, Release
+from libs.runtime.handler import Handler, Release, record_of
 from libs.runtime.identity import new_id
 from libs.runtime.intake import Heard
 from libs.runtime.relay import QUIET_SECONDS, lease_of
@@ -239,17 +240,12 @@ class Operations:
     def _sound(self, parked: ParkedRecord) -> Heard:
         try:
             heard = self._handler.read_parked(parked)
-        except PartitionHalted as newer:
+            if heard.fault:
+                raise OperationRefused("still_bad", heard.fault)
+            if TOPIC_BY_NAME[parked.partition.topic].versioned:
+                _check_event(parked, heard.stream_id)
+        except (PartitionHalted, NewerSchema) as newer:
             raise OperationRefused("newer_schema", str(newer)) from None
-        if heard.fault:
-            raise OperationRefused("still_bad", heard.fault)
-        if TOPIC_BY_NAME[parked.partition.topic].versioned:
-            category = CATEGORIES.get(heard.stream_id.partition("-")[0])
-            if category is None or category.topic.name != parked.partition.topic:
-                raise OperationRefused("another_stream", f"{heard.stream_id} is no stream of this topic")
-            event = heard.recorded.event if heard.recorded else None
-            if event and (event.stream_id, partition_key(event).encode()) != (heard.stream_id, parked.key):
-                raise OperationRefused("another_stream", "the value is of another stream than the headers or the key")
         return heard
 
     # --- a topic that was lost -----------------------------------------------------------------------------------
@@ -339,6 +335,22 @@ class Operations:
             key=key,
             details=orjson.dumps(details),
         )
+
+
+def _check_event(parked: ParkedRecord, stream_id: str) -> None:
+    """Also a type that this service does not want must be what its headers say: others may want it later."""
+    category = CATEGORIES.get(stream_id.partition("-")[0])
+    if category is None or category.topic.name != parked.partition.topic:
+        raise OperationRefused("another_stream", f"{stream_id} is no stream of this topic")
+    envelope = from_headers(headers_of(record_of(parked).headers))
+    try:
+        event = decode(envelope.event_type, envelope.schema_version, parked.value or b"")
+    except UnknownEvent:
+        return
+    except UndecodableEvent as error:
+        raise OperationRefused("still_bad", f"value: {error}") from None
+    if (event.stream_id, partition_key(event).encode()) != (stream_id, parked.key):
+        raise OperationRefused("another_stream", "the value is of another stream than the headers or the key")
 
 
 async def _known(tx: Transaction, word: Word, model: type[A]) -> A | None:

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     effect_lease_seconds: float = 12.0
     answer_days: float = 7.0
     snapshot_every: Annotated[int, Field(ge=1)] = 100
+    cached_states: Annotated[int, Field(ge=0)] = 5_000
     park_ratio: float = 0.02
     park_ratio_over: int = 1_000
     park_keys_in_a_row: int = 20

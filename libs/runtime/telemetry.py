@@ -39,6 +39,11 @@ def _counter(name: CounterName) -> Counter:
 
 
 @cache
+def _tracer() -> trace.Tracer:
+    return trace.get_tracer("oms")
+
+
+@cache
 def _histogram(name: HistogramName) -> Histogram:
     return metrics.get_meter("oms").create_histogram(name)
 
@@ -71,8 +76,7 @@ def span(name: str, traceparent: str, **attributes: str) -> Iterator[str]:
         yield traceparent
         return
     parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
-    tracer = trace.get_tracer("oms")
-    with tracer.start_as_current_span(name, context=parent, attributes=attributes, kind=trace.SpanKind.CONSUMER):
+    with _tracer().start_as_current_span(name, context=parent, attributes=attributes, kind=trace.SpanKind.CONSUMER):
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
         yield carrier.get("traceparent", traceparent)

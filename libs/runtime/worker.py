@@ -1,7 +1,9 @@
 """One process of a service: the loops of its roles, started together and stopped together."""
 
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +33,19 @@ log = structlog.get_logger()
 
 async def _nothing_to_reset(_connection: Any) -> None:
     """Nothing here changes a session: the reset that asyncpg makes of it costs a round trip for every use."""
+
+
+ENDING_SECONDS = 5.0
+
+
+def _end_if_failed(task: "asyncio.Task[None]") -> None:
+    """A loop that failed ends the process, also when another one does not let itself be stopped."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    log.error("process.failed", reason=f"{type(error).__name__}: {error}")
+    ending = threading.Timer(ENDING_SECONDS, os._exit, (1,))
+    ending.daemon = True
+    ending.start()
 
 
 class _Server(uvicorn.Server):
@@ -85,7 +100,13 @@ class Process:
         service, settings = self._service, self._settings
         storage = PostgresStorage(pool, f"/{service.name}-service")
         limit = ParkLimit(settings.park_ratio, settings.park_ratio_over, settings.park_keys_in_a_row)
-        handler = Handler(service, storage, snapshot_every=settings.snapshot_every, park_limit=limit)
+        handler = Handler(
+            service,
+            storage,
+            snapshot_every=settings.snapshot_every,
+            cached_states=settings.cached_states,
+            park_limit=limit,
+        )
         commit = GroupCommit(handler, limit=settings.batch_records) if service.decider else None
         ports = Ports(storage, commit, settings.callback_secret(), Operations(handler))
         served = service if "api" in self._roles else replace(service, router=None)
@@ -107,6 +128,9 @@ class Process:
             serving = group.create_task(server.serve())
             committing = group.create_task(commit.run()) if commit else None
             loops = [group.create_task(loop) for loop in self._loops(handler, storage, commit)]
+            for task in (committing, serving, *loops):
+                if task is not None:
+                    task.add_done_callback(_end_if_failed)
             log.info("process.started", roles=sorted(self._roles), port=settings.http_port)
             await self._stop.wait()
             log.info("process.stopping")

@@ -10,6 +10,7 @@ import pytest
 
 from libs.events.envelope import Recorded, to_headers
 from libs.events.topics import ORDER_EVENTS
+from libs.runtime import batch as batch_module
 from libs.runtime import handler as machine
 from libs.runtime import telemetry
 from libs.runtime.errors import Unavailable
@@ -557,7 +558,7 @@ def machine_head(head: Any, **changes: Any) -> Any:
 
 @pytest.fixture
 def snapshotting(storage: Storage) -> Tallies:
-    return Tallies(storage, snapshot_every=4)
+    return Tallies(storage, snapshot_every=4, cached_states=0)
 
 
 async def test_snapshot_is_made_and_used(snapshotting: Tallies) -> None:
@@ -627,3 +628,35 @@ async def test_request_whose_commit_is_unknown_finds_its_answer_when_repeated(st
         await tallies.ask(asked)
     assert await tallies.ask(asked) == [Answer("stock-A", 1, ("StockReceived",))]
     assert await tallies.total() == 5
+
+
+# --- states kept in memory -------------------------------------------------------------------------------------------
+
+
+async def test_state_in_use_is_not_read_from_the_log_again(tallies: Tallies, monkeypatch: pytest.MonkeyPatch) -> None:
+    await tallies.ask(request(Add("A", 10)))
+    asked: list[Any] = []
+    monkeypatch.setattr(batch_module.Batch, "_refold", lambda _batch, stored: asked.append(stored))
+    [answer] = await tallies.ask(request(Take("A", 10)))
+    assert (answer.code, asked) == ("", [])
+
+
+async def test_state_kept_in_memory_is_caught_up_with_what_others_wrote(tallies: Tallies) -> None:
+    other = tallies.restarted()
+    for process in (tallies, other, tallies, other):
+        await process.ask(request(Add("A", 10)))
+    assert [a.code for a in await tallies.ask(request(Take("A", 41)), request(Take("A", 40)))] == ["short", ""]
+    assert [a.code for a in await other.ask(request(Take("A", 1)))] == ["short"]
+
+
+async def test_state_of_a_batch_that_failed_is_not_kept(tallies: Tallies, monkeypatch: pytest.MonkeyPatch) -> None:
+    await tallies.ask(request(Add("A", 10)))
+
+    async def fails(_batch: Any, _tx: Any) -> None:
+        raise Unavailable("the commit is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_module.Batch, "fold_views", fails)
+        with pytest.raises(Unavailable):
+            await tallies.ask(request(Add("A", 10)))
+    assert [a.code for a in await tallies.ask(request(Take("A", 11)), request(Take("A", 10)))] == ["short", ""]

@@ -135,6 +135,8 @@ async def test_action_keeps_who_why_and_the_original(desk: Desk) -> None:
         (body("add:A", 7, "O2"), {"ce_subject": "order-O2"}, "another_stream"),
         (body("add:A", 7), {"ce_subject": "payment-O1-p", "ce_type": "oms.payment.Nothing"}, "another_stream"),
         (body("add:A", 7), {"ce_dataschemaversion": "9"}, "newer_schema"),
+        (b"{}", {"ce_type": "oms.order.OrderAccepted"}, "still_bad"),
+        (b'{"order_id": "O1"}', {"ce_type": "oms.order.OrderAccepted", "ce_dataschemaversion": "9"}, "newer_schema"),
     ],
 )
 async def test_fix_that_mends_nothing_is_refused_and_leaves_nothing(
