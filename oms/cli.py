@@ -181,7 +181,12 @@ def verify(
         bool, typer.Option("--all-ended", help="An order that is still open is a fault, too.")
     ] = False,
     dsn: Annotated[
-        list[str] | None, typer.Option("--dsn", help="SERVICE=DSN of a role that may read its tables, repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--dsn",
+            envvar="OMS_VERIFY_DSNS",
+            help="SERVICE=DSN of a role that may read its tables, repeatable; better in the variable than in view.",
+        ),
     ] = None,
     kafka: Annotated[str, typer.Option("--kafka", help="Kafka's address.")] = "",
     psp: Annotated[str, typer.Option("--psp", help="The address of the PSP and its ledger.")] = "",

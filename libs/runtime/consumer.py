@@ -291,9 +291,12 @@ class Consumer:
 
 
 async def _stopped(consumer: AIOKafkaConsumer) -> None:
-    try:
-        await asyncio.wait_for(consumer.stop(), 5)
-    except (TimeoutError, KafkaError):
+    # Not wait_for: that waits for what it has cancelled, and a stop that swallows the cancellation never ends.
+    stopping = asyncio.ensure_future(consumer.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=5)
+    if not done:
+        stopping.cancel()
+    if not done or (not stopping.cancelled() and stopping.exception() is not None):
         log.warning("consumer.abandoned")
 
 

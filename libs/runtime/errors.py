@@ -42,6 +42,7 @@ def sorted_error(error: BaseException) -> BaseException:
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         # The driver could not encode an argument (an integer beyond its column's, a malformed uuid): the data's fault.
         return DataFault(type(error).__name__)
-    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError):
+    # The driver's own "internal" error is a connection that was cut in the middle of an answer and used once more.
+    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable(f"{type(error).__name__}: {error}")
     return error

@@ -372,7 +372,13 @@ class PostgresStorage:
         try:
             async with self._pool.acquire(timeout=5) as connection:
                 yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            OSError,
+            TimeoutError,
+        ) as error:
             ours = sorted_error(error)
             if ours is error:
                 raise

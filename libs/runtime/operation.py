@@ -19,7 +19,7 @@ from libs.runtime.errors import DataFault, PartitionHalted
 from libs.runtime.handler import Handler, Release, record_of
 from libs.runtime.identity import new_id
 from libs.runtime.intake import Heard
-from libs.runtime.relay import QUIET_SECONDS, lease_of
+from libs.runtime.relay import lease_of, quiet_seconds
 from libs.runtime.storage import (
     Changes,
     OperatorAction,
@@ -119,8 +119,9 @@ Done: TypeAlias = tuple[A, Changes, OperatorAction] | A
 
 
 class Operations:
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, lease_seconds: float = 5.0) -> None:
         self._handler = handler
+        self._quiet_seconds = quiet_seconds(lease_seconds)
         self._storage = handler.storage
         self._service = handler.service
         self.consumer = handler.consumer
@@ -274,7 +275,7 @@ class Operations:
         async def change(tx: Transaction) -> Done[RelayPaused]:
             if not await tx.take_lease(lease_of(self._service.name), holder, seconds, _HOLDER):
                 raise OperationRefused("relay_paused", "another operator has paused this relay; it goes on by itself")
-            answer = RelayPaused(holder=holder, seconds=seconds, quiet_after_seconds=QUIET_SECONDS)
+            answer = RelayPaused(holder=holder, seconds=seconds, quiet_after_seconds=self._quiet_seconds)
             changes = Changes(now=await tx.now(), consumer=self.consumer)
             return answer, changes, self._action("relay.pause", word, topic, None, {"seconds": seconds})
 

@@ -33,8 +33,13 @@ log = structlog.get_logger()
 
 _SEND_SECONDS = 15.0
 _STOP_SECONDS = 5.0
-QUIET_SECONDS = _SEND_SECONDS + _STOP_SECONDS + 3
-"""After so long, nothing that a relay began while it still held the lease can reach Kafka any more."""
+_RENEWED_AFTER = 1 / 3
+"""The share of its lease after which a relay asks whether it still has it."""
+
+
+def quiet_seconds(lease_seconds: float) -> float:
+    """So long after its lease was taken away, nothing that a relay began can reach Kafka any more."""
+    return lease_seconds * _RENEWED_AFTER + _SEND_SECONDS + _STOP_SECONDS + 1
 
 
 def lease_of(service: str) -> str:
@@ -155,7 +160,7 @@ class Relay:
     async def _holds_lease(self) -> bool:
         """Renews the lease in its last two thirds only: a renewal is a commit, and most rounds find nothing to do."""
         now = time.monotonic()
-        if now - self._renewed_at < self._settings.lease_seconds / 3:
+        if now - self._renewed_at < self._settings.lease_seconds * _RENEWED_AFTER:
             return True
         held = await self._storage.hold_lease(self._name, self._holder, self._settings.lease_seconds)
         self._renewed_at = now if held else -math.inf

@@ -108,7 +108,7 @@ class Process:
             park_limit=limit,
         )
         commit = GroupCommit(handler, limit=settings.batch_records) if service.decider else None
-        ports = Ports(storage, commit, settings.callback_secret(), Operations(handler))
+        ports = Ports(storage, commit, settings.callback_secret(), Operations(handler, settings.lease_seconds))
         served = service if "api" in self._roles else replace(service, router=None)
         app = create_app(served, ports, lambda: self._health(storage))
         server = _Server(

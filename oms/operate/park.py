@@ -15,7 +15,6 @@ from oms.operate.telling import failing, print_json
 park_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Look at parked keys and put them right.",
 )
 console = Console(highlight=False)
 
@@ -65,7 +64,7 @@ def list_parked(url: Url = None, as_json: Json = False) -> None:
     if not found:
         console.print("Nothing is parked.")
         return
-    table = Table("service", "topic", "key", "records", "since", "reason", title="Parked keys", title_justify="left")
+    table = _table("service", "topic", "key", "records", "since", "reason")
     for row in found:
         texts = (row["service"], row["topic"], row["key"], str(row["records"]), row["parked_at"][:19], row["reason"])
         table.add_row(*map(escape, texts))
@@ -206,11 +205,19 @@ def history(
     if as_json:
         print_json(found)
         return
-    table = Table("at", "service", "action", "topic", "key", "by", "reason", title_justify="left")
+    table = _table("at", "service", "action", "topic", "key", "by", "reason")
     for row in found:
         texts = (row["at"][:19], row["service"], row["action"], row["topic"], row["key"], row["by"], row["reason"])
         table.add_row(*(escape(text or "-") for text in texts))
     console.print(table if found else "Nothing was changed by hand.")
+
+
+def _table(*names: str) -> Table:
+    """Long keys are folded, not cut: they are copied from here."""
+    table = Table()
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def _records(one: Door, topic: str, key: str, limit: int) -> Any:

@@ -266,6 +266,16 @@ async def test_topic_made_anew_is_read_again_and_has_no_second_effect(desk: Desk
     assert (action.action, orjson.loads(action.details)) == ("positions.reset", {"positions": 1, "parked_records": 2})
 
 
+async def test_repeated_reset_has_the_first_ones_answer_and_moves_nothing_again(desk: Desk) -> None:
+    await desk.hear(word("O1", 1, "add:A", offset=0))
+    once = said()
+    first = await desk.operations.reset_positions(once, TOPIC)
+    await desk.hear(word("O1", 1, "add:A", offset=0), word("O1", 2, "add:A", offset=1))
+    assert await desk.operations.reset_positions(once, TOPIC) == first
+    assert (await desk.storage.ensure_positions(desk.consumer, {}))[P0] == 2
+    assert len(await desk.actions()) == 1
+
+
 async def test_reset_touches_only_its_own_topic_and_consumer(desk: Desk) -> None:
     others = {Partition(PAYMENT_EVENTS.name, 0): 4}
     await desk.storage.ensure_positions(desk.consumer, others)

@@ -5,6 +5,7 @@ SEED chooses the order of everything; MINUTES (10) how long, and so how many kin
 
 import asyncio
 import fnmatch
+import logging
 import os
 import random
 import shutil
@@ -162,7 +163,7 @@ class Campaign:
             await kind.heal(self._scene)
         except Exception as error:  # noqa: BLE001
             struck.error = struck.error or f"{type(error).__name__}: {error}"
-        struck.healed, struck.notes = time.monotonic(), kind.notes
+        struck.healed, struck.notes = kind.over_at or time.monotonic(), kind.notes
         struck.recovery = await self._probe(kind.target.partition(":")[0], struck.healed)
         took = "never went on" if struck.recovery is None else f"{struck.recovery:.1f} s"
         self.say(f"  {kind.name} on {kind.target}: {struck.error or took} {' '.join(kind.notes)}")
@@ -331,6 +332,8 @@ async def run(plan: Plan, made: Arena, say: Say) -> Report:
 
 
 def main() -> int:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that is away is not its news to tell
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     seed = int(os.environ.get("SEED") or random.randrange(1_000_000))
     plan = Plan.drawn(
         seed,

@@ -289,7 +289,11 @@ class Driver:
     async def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
             producer = AIOKafkaProducer(bootstrap_servers=self.kafka, acks="all", enable_idempotence=True, linger_ms=2)
-            await asyncio.wait_for(producer.start(), KAFKA_SECONDS)
+            try:
+                await asyncio.wait_for(producer.start(), KAFKA_SECONDS)
+            except BaseException:
+                await _abandon(producer)
+                raise
             if self._producer is None:
                 self._producer = producer
             else:
@@ -299,5 +303,16 @@ class Driver:
     async def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(KafkaError, TimeoutError, OSError):
-                await asyncio.wait_for(producer.stop(), 2)
+            await _abandon(producer)
+
+
+async def _abandon(producer: AIOKafkaProducer) -> None:
+    """Bounded: a producer whose broker is gone never stops by itself, and never lets itself be cancelled."""
+    stopping = asyncio.ensure_future(producer.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=2)
+    if not done:
+        stopping.cancel()
+        stopping = asyncio.ensure_future(producer.client.close())
+        await asyncio.wait({stopping}, timeout=2)
+    elif not stopping.cancelled():
+        stopping.exception()

@@ -41,6 +41,8 @@ class Kind:
     bound: float = 15.0
     need: Need | None = None
     notes: list[str] = field(default_factory=list)
+    over_at: float = 0.0
+    """From when recovery counts, where that is before the strike returns (a process died, and was waited for)."""
 
     async def strike(self, scene: Scene) -> None:
         raise NotImplementedError

@@ -50,6 +50,7 @@ class KillAt(Kind):
                 gap = await open_gap(scene)
                 await heal_gap(scene, gap)
             await disarmed(file, self.point)
+            self.over_at = time.monotonic()
             if not member:
                 await scene.arena.restarted(self.target, before)
         finally:

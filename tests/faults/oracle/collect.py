@@ -145,6 +145,7 @@ async def _topics(bootstrap: str, history: History) -> None:
         bootstrap_servers=bootstrap,
         group_id=None,
         enable_auto_commit=False,
+        auto_offset_reset="earliest",
         client_id=f"oracle-{uuid.uuid4().hex[:6]}",
         fetch_max_bytes=8 * 2**20,
         max_partition_fetch_bytes=4 * 2**20,
@@ -159,7 +160,9 @@ async def _topics(bootstrap: str, history: History) -> None:
         consumer.assign(places)
         ends = await consumer.end_offsets(places)
         history.ends = {(place.topic, place.partition): end for place, end in ends.items()}
-        await consumer.seek_to_beginning(*places)
+        # Sought, not left to a reset: that runs in the background, and may set what was sought back to the end.
+        for place, beginning in (await consumer.beginning_offsets(places)).items():
+            consumer.seek(place, beginning)
         while [place for place in places if await consumer.position(place) < ends[place]]:
             for items in (await consumer.getmany(timeout_ms=500, max_records=5_000)).values():
                 history.records += [
