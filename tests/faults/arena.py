@@ -150,9 +150,11 @@ class Arena:
             raise RuntimeError(f"{service} {arguments}: {done.stdout[-500:]} {done.stderr[-1500:]}")
         return done.stdout
 
-    async def ready(self, seconds: float = 60) -> None:
-        urls = {name: self.url(name) for name in (*SIMULATORS, *SERVICES)}
-        await health.wait_ready(urls, lambda: None, seconds)
+    def unharmed(self) -> None:
+        """Raises when something died as it came up: another cluster may have its port, and would answer for it."""
+        for child in self.cluster.supervisor.children:
+            if child.failures:
+                raise self.cluster.supervisor.failure(child.name, f"{child.name} ended while it started")
 
 
 @contextmanager
@@ -236,7 +238,7 @@ def _start(made: Arena) -> None:
         made.commands[service] = _through_proxies(made, service)
     for command in made.commands.values():
         cluster.supervisor.start(command)
-    run_async(made.ready())
+    run_async(health.wait_ready({name: made.url(name) for name in made.commands}, made.unharmed, 60))
 
 
 def _simulated(name: str) -> dict[str, str]:

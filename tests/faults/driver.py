@@ -292,7 +292,7 @@ class Driver:
             try:
                 await asyncio.wait_for(producer.start(), KAFKA_SECONDS)
             except BaseException:
-                await _abandon(producer)
+                await abandon(producer)
                 raise
             if self._producer is None:
                 self._producer = producer
@@ -303,10 +303,10 @@ class Driver:
     async def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _abandon(producer)
+            await abandon(producer)
 
 
-async def _abandon(producer: AIOKafkaProducer) -> None:
+async def abandon(producer: AIOKafkaProducer) -> None:
     """Bounded: a producer whose broker is gone never stops by itself, and never lets itself be cancelled."""
     stopping = asyncio.ensure_future(producer.stop())
     done, _ = await asyncio.wait({stopping}, timeout=2)

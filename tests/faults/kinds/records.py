@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 
+from tests.faults.driver import abandon
 from tests.faults.kinds.kind import Kind, Make, NeverHit, Scene
 from tests.faults.oracle.history import CHANNEL_TOPIC, OWN_TOPICS
 
@@ -29,6 +31,7 @@ SUBSCRIBED = {
     "fulfillment": (ORDER_TOPIC,),
 }
 Headers = list[tuple[str, bytes]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,28 @@ class Record:
 
 async def send(scene: Scene, records: Sequence[Record], *, injected: bool = True) -> None:
     """Straight to the broker; what is not a copy is noted in the journal, so that the oracle knows whose it is."""
+    left = list(records)
+    await patiently(lambda: _send(scene, left, injected=injected))
+
+
+async def patiently(work: Callable[[], Awaitable[T]], seconds: float = 60.0) -> T:
+    """Another strike may have taken Kafka away."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await work()
+        except (KafkaError, OSError, TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(1)
+
+
+async def _send(scene: Scene, left: list[Record], *, injected: bool) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=scene.arena.places.kafka, acks="all", max_request_size=2**20)
-    await asyncio.wait_for(producer.start(), 20)
     try:
-        for record in records:
+        await asyncio.wait_for(producer.start(), 20)
+        while left:
+            record = left[0]
             place = await asyncio.wait_for(
                 producer.send_and_wait(
                     record.topic, record.value, key=record.key, headers=record.headers, partition=record.partition
@@ -54,11 +75,16 @@ async def send(scene: Scene, records: Sequence[Record], *, injected: bool = True
             )
             if injected:
                 scene.journal.note("injected", topic=place.topic, partition=place.partition, offset=place.offset)
+            left.pop(0)
     finally:
-        await asyncio.wait_for(producer.stop(), 10)
+        await abandon(producer)
 
 
 async def last_records(scene: Scene, place: TopicPartition, count: int) -> list[Record]:
+    return await patiently(lambda: _last_records(scene, place, count))
+
+
+async def _last_records(scene: Scene, place: TopicPartition, count: int) -> list[Record]:
     consumer = AIOKafkaConsumer(bootstrap_servers=scene.arena.places.kafka, group_id=None, enable_auto_commit=False)
     await asyncio.wait_for(consumer.start(), 20)
     found: list[Record] = []
@@ -111,7 +137,7 @@ class GroupReset(Kind):
         command = arena.commands[self.target]
         await arena.stop(self.target)
         try:
-            await self._forget(scene)
+            await patiently(lambda: self._forget(scene))
         finally:
             arena.cluster.supervisor.start(command)
         member = arena.second(self.target)
@@ -218,7 +244,7 @@ class PoisonChannel(Kind):
         value = scene.random.choice(values)
         order = scene.driver.order()
         key = f"{order['channel']}:{order['external_order_id']}".encode()
-        await send(scene, [Record(CHANNEL_TOPIC, value, key, [])])
+        await send(scene, [Record(CHANNEL_TOPIC, value, key, [("x-campaign", b"campaign")])])
         await scene.driver.place_kafka(order)
         self.notes.append(repr(value))
 

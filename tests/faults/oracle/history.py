@@ -74,6 +74,11 @@ class Sent:
         return self.topic, self.partition, self.offset
 
     @property
+    def marked(self) -> bool:
+        """Carries the campaign's mark, which no service writes."""
+        return b"campaign" in (self.key or b"") or any(b"campaign" in value for _, value in self.headers)
+
+    @property
     def stream(self) -> str:
         return self.header("ce_subject")
 
@@ -173,7 +178,8 @@ class History:
     @cached_property
     def injected(self) -> set[tuple[str, int, int]]:
         """Records that the campaign itself put on a topic that is not its own."""
-        return {(e["topic"], e["partition"], e["offset"]) for e in self.journal if e["e"] == "injected"}
+        noted = {(e["topic"], e["partition"], e["offset"]) for e in self.journal if e["e"] == "injected"}
+        return noted | {sent.place for sent in self.records if sent.marked}  # whose sending was not seen to succeed
 
     @cached_property
     def rewound(self) -> set[tuple[str, str]]:
