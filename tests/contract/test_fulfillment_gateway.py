@@ -115,7 +115,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         await simulators.calm()
         yield simulators
     for door in doors.values():
-        await door.aclose()
+        await door.close()
 
 
 @pytest.fixture

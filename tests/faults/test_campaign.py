@@ -21,6 +21,7 @@ KINDS = (
 )
 
 
+@pytest.mark.campaign
 def test_short_campaign_loses_and_doubles_nothing() -> None:
     said: list[str] = []
     with arena() as made:

@@ -1,7 +1,9 @@
 """A consumer that stopped because its stored position lies outside the log goes on when an operator has reset it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,12 +19,22 @@ from libs.runtime.storage import Partition
 from libs.testing.database import database, storage_on
 from libs.testing.deadline import eventually
 from libs.testing.tally import tally_service
-from oms.cluster.cluster import LocalCluster
+from oms.cluster.cluster import INFRASTRUCTURE, LocalCluster
+from oms.cluster.settings import ClusterSettings
 
 pytestmark = pytest.mark.integration
 
 PARTITIONS = [Partition(ORDER_EVENTS.name, number) for number in range(ORDER_EVENTS.partitions)]
 BEYOND = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[LocalCluster]:
+    """Servers of its own: other tests trim the topics that they share, and this one reads from offset 0."""
+    with tempfile.TemporaryDirectory(prefix="orderloom-test-") as path:
+        Path(path).chmod(0o711)  # PostgreSQL may run as another account
+        with LocalCluster(ClusterSettings(state_dir=Path(path) / "state"), INFRASTRUCTURE) as cluster:
+            yield cluster
 
 
 @pytest.fixture
