@@ -1,11 +1,11 @@
 """Group commit: callers that arrive while a commit is under way share the next one."""
 
 import asyncio
-import random
 
 from libs.runtime import telemetry
 from libs.runtime.errors import Unavailable
 from libs.runtime.handler import Answer, Handler, Request
+from libs.runtime.waiting import pause
 
 
 class GroupCommit:
@@ -40,5 +40,5 @@ class GroupCommit:
                 return await self._handler.handle_requests(requests)
             except Unavailable:
                 telemetry.count("oms.retries", why="unavailable")
-                await asyncio.sleep(delay * (0.5 + random.random()))
+                await pause(delay)
                 delay = min(delay * 2, 2.0)

@@ -5,7 +5,6 @@ rebalances: aiokafka's listener is no barrier. What Kafka thinks the position is
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +30,7 @@ from libs.runtime.intake import Record
 from libs.runtime.kafka import new_consumer
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Partition
+from libs.runtime.waiting import pause
 
 log = structlog.get_logger()
 
@@ -84,7 +84,7 @@ class Consumer:
                 log.warning("consumer.waiting", reason=str(error))
                 telemetry.count("oms.retries", why="kafka_away")
                 await _stopped(consumer)
-                await asyncio.sleep(0.5 + random.random())
+                await pause()
         return None
 
     async def _round(self, stop: asyncio.Event) -> None:
@@ -97,7 +97,7 @@ class Consumer:
             new = await self._take_new_partitions()
         except _BROKER_AWAY as error:
             log.warning("consumer.waiting", reason=str(error))
-            await asyncio.sleep(0.5 + random.random())
+            await pause()
             return
         records = [_record(item) for items in fetched.values() for item in items]
         records = [record for record in records if record.partition not in self.halted and record.partition not in new]
@@ -158,7 +158,7 @@ class Consumer:
             except Unavailable as error:
                 log.warning("consumer.waiting", reason=str(error))
                 telemetry.count("oms.retries", why="postgres_away")
-                await asyncio.sleep(delay * (0.5 + random.random()))
+                await pause(delay)
                 delay = min(delay * 2, 2.0)
         return None
 
@@ -252,7 +252,7 @@ class Consumer:
                 return dict(await self._handler.storage.ensure_positions(self._handler.consumer, beginnings))
             except Unavailable as error:
                 log.warning("consumer.waiting", reason=str(error))
-                await asyncio.sleep(0.5 + random.random())
+                await pause()
 
     async def _commit_for_lag_tools(self) -> None:
         if not self._positions or time.monotonic() - self._committed_at < _COMMIT_EVERY_SECONDS:

@@ -1,7 +1,6 @@
 """Makes the calls to the outside that events intend, several at once, each under a lease and its idempotency key."""
 
 import asyncio
-import random
 
 import structlog
 
@@ -16,7 +15,7 @@ from libs.runtime.intake import recorded_of
 from libs.runtime.service import Effects
 from libs.runtime.settings import Settings
 from libs.runtime.storage import DueEffect, Storage
-from libs.runtime.waiting import until
+from libs.runtime.waiting import jittered, pause, until
 
 log = structlog.get_logger()
 
@@ -25,7 +24,7 @@ _MAX_DELAY = 60.0
 
 def back_off(attempts: int) -> float:
     """Seconds before the next attempt: doubling from half a second to a minute, with jitter."""
-    return float(min(0.5 * 2 ** min(attempts, 10), _MAX_DELAY)) * (0.5 + random.random())
+    return jittered(min(0.5 * 2 ** min(attempts, 10), _MAX_DELAY))
 
 
 class EffectWorker:
@@ -56,7 +55,7 @@ class EffectWorker:
             due = await self._storage.lease_effects(concurrency, self._settings.effect_lease_seconds)
         except Unavailable as error:
             log.warning("effects.waiting", reason=str(error))
-            await asyncio.sleep(0.5 + random.random())
+            await pause()
             return 0
         for effect in due:
             task = asyncio.create_task(self._when_free(effect, stop))

@@ -4,7 +4,6 @@ There is nothing to cancel: after every event a stream says anew, in its head ro
 """
 
 import asyncio
-import random
 from datetime import datetime
 
 import structlog
@@ -18,7 +17,7 @@ from libs.runtime.handler import Request
 from libs.runtime.identity import Cause, new_id
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Storage
-from libs.runtime.waiting import until
+from libs.runtime.waiting import pause, until
 
 log = structlog.get_logger()
 
@@ -55,7 +54,7 @@ class Timers:
             now = await self._now() if due else None
         except Unavailable as error:
             log.warning("timers.waiting", reason=str(error))
-            await asyncio.sleep(0.5 + random.random())
+            await pause()
             return 0
         if now is None:
             return 0
