@@ -5,13 +5,11 @@ machines: microseconds an order compare. Run: .venv/bin/python -m bench.whole_or
 """
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import asyncpg
@@ -43,6 +41,7 @@ from libs.runtime.timers import Timers
 from libs.testing.builders import order_placed, placed_line
 from oms.cluster.cluster import INFRASTRUCTURE, LocalCluster
 from oms.cluster.settings import ClusterSettings
+from oms.cluster.state import temporary_folder
 from services.fulfillment.domain.command import RecordPacked, RecordTracking
 from services.fulfillment.gateway import Gateways, LabelBought
 from services.fulfillment.service import service as fulfillment
@@ -247,8 +246,7 @@ def main(
     """Runs the five services in this process on a local cluster and walks orders through them."""
     telemetry.configure("bench", log_level="WARNING", trace_ratio=0)
     with ExitStack() as stack:
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orderloom-bench-")))
-        path.chmod(0o711)  # PostgreSQL may run as another account
+        path = stack.enter_context(temporary_folder("bench"))
         cluster = stack.enter_context(LocalCluster(ClusterSettings(state_dir=path / "state"), INFRASTRUCTURE))
         uvloop.run(measure(cluster, orders, rate))
 

@@ -1,73 +1,11 @@
-"""The two clusters that tests share: servers alone, and the whole system with services and simulators.
+"""The two clusters that tests share: servers alone, and the whole system with services and simulators."""
 
-Local by default: Kafka and PostgreSQL as processes of this machine. Where a Docker engine answers,
-`OMS_TEST_CLUSTER=docker` takes containers instead; everything else is the same.
-"""
-
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from oms.cluster.cluster import INFRASTRUCTURE, LocalCluster
-from oms.cluster.settings import ClusterSettings
-from oms.cluster.startup import ClusterSpec
-
-
-@contextmanager
-def state_dir() -> Iterator[Path]:
-    # Not pytest's own: as root, PostgreSQL runs as another account, which may not enter that one.
-    with tempfile.TemporaryDirectory(prefix="orderloom-test-") as path:
-        Path(path).chmod(0o711)
-        yield Path(path)
-
-
-@contextmanager
-def docker_servers() -> Iterator[dict[str, object]]:
-    """Kafka and PostgreSQL in containers, as ClusterSettings names outside servers."""
-    from testcontainers.community.postgres import PostgresContainer
-    from testcontainers.core.container import DockerContainer
-    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
-
-    port = 9092
-    kafka = (
-        DockerContainer("apache/kafka:4.4.0")
-        .with_bind_ports(port, port)
-        .with_env("KAFKA_NODE_ID", "1")
-        .with_env("KAFKA_PROCESS_ROLES", "broker,controller")
-        .with_env("KAFKA_LISTENERS", f"PLAINTEXT://:{port},CONTROLLER://:9093")
-        .with_env("KAFKA_ADVERTISED_LISTENERS", f"PLAINTEXT://127.0.0.1:{port}")
-        .with_env("KAFKA_CONTROLLER_LISTENER_NAMES", "CONTROLLER")
-        .with_env("KAFKA_LISTENER_SECURITY_PROTOCOL_MAP", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT")
-        .with_env("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@127.0.0.1:9093")
-        .with_env("KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "1")
-        .with_env("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
-        .with_env("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
-        .with_env("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
-        .with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
-        .waiting_for(LogMessageWaitStrategy("Kafka Server started"))
-    )
-    with kafka, PostgresContainer("postgres:18", username="postgres") as postgres:
-        yield {
-            "kafka_bootstrap": f"127.0.0.1:{port}",
-            "postgres_host": postgres.get_container_host_ip(),
-            "postgres_port": int(postgres.get_exposed_port(5432)),
-            "postgres_user": postgres.username,
-            "postgres_password": SecretStr(postgres.password),
-            "postgres_sslmode": "disable",
-        }
-
-
-@contextmanager
-def started(spec: ClusterSpec) -> Iterator[LocalCluster]:
-    with ExitStack() as stack:
-        path = stack.enter_context(state_dir())
-        outside = stack.enter_context(docker_servers()) if os.environ.get("OMS_TEST_CLUSTER") == "docker" else {}
-        yield stack.enter_context(LocalCluster(ClusterSettings(state_dir=path / "state", **outside), spec))
+from tests.cluster import quick_system, started
 
 
 @pytest.fixture(scope="session")
@@ -79,18 +17,6 @@ def servers() -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="session")
 def system() -> Iterator[LocalCluster]:
-    """The whole system: servers, five services and three simulators as processes, with quick simulators."""
-    quick = {
-        "SIM_PICK_MS": "50",
-        "SIM_PACK_MS": "50",
-        "SIM_STEP_MS": "50",
-        "OMS_POLL_MS": "50",
-        "OMS_ORDER_REMORSE": "PT0S",
-        "OMS_ORDER_PAYMENT_BACKOFF": "PT0.2S",
-    }
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:  # what is started keeps it; the tests' own process does not
-            for name, value in quick.items():
-                patch.setenv(name, value)
-            cluster = stack.enter_context(started(ClusterSpec()))
+    """The whole system as processes."""
+    with quick_system() as cluster:
         yield cluster

@@ -8,7 +8,9 @@ import random
 import secrets
 import shutil
 import socket
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -20,6 +22,16 @@ from oms.cluster.process import ClusterError
 # dead server's port from that range can be given that very port, and then the server cannot come back.
 PORT_RANGE = range(20000, 32000)
 DATA = ("postgres", "kafka", "simulators", "cluster.json", "secrets.json", "callback.secret", "ports.json")
+
+
+@contextmanager
+def temporary_folder(purpose: str, *, ignore_cleanup_errors: bool = False) -> Iterator[Path]:
+    """A folder that goes with the block. No private one: as root, PostgreSQL passes through it as another account."""
+    with tempfile.TemporaryDirectory(
+        prefix=f"orderloom-{purpose}-", ignore_cleanup_errors=ignore_cleanup_errors
+    ) as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
 
 
 class ProcessState(BaseModel):

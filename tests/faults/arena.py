@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from oms.cluster.cluster import LocalCluster
 from oms.cluster.process import Command
 from oms.cluster.settings import ClusterSettings
 from oms.cluster.startup import ClusterSpec, run_async
-from oms.cluster.state import ServiceState
+from oms.cluster.state import ServiceState, temporary_folder
 from tests.faults.oracle.collect import Places
 from tests.faults.proxy import Proxies
 
@@ -160,9 +159,8 @@ class Arena:
 @contextmanager
 def arena() -> Iterator[Arena]:
     proxies = Proxies()
-    with tempfile.TemporaryDirectory(prefix="orderloom-faults-", ignore_cleanup_errors=True) as path:
-        Path(path).chmod(0o711)
-        cluster = LocalCluster(ClusterSettings(state_dir=Path(path) / "state"), ClusterSpec(services=(), simulators=()))
+    with temporary_folder("faults", ignore_cleanup_errors=True) as path:
+        cluster = LocalCluster(ClusterSettings(state_dir=path / "state"), ClusterSpec(services=(), simulators=()))
         try:
             with cluster:
                 made = _built(cluster, proxies)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from oms.cluster.guard import same_process
 from oms.cluster.health import cluster_status
 from oms.cluster.process import ClusterError
 from oms.cluster.settings import ClusterSettings
-from oms.cluster.state import ClusterState, StateDirectory
+from oms.cluster.state import ClusterState, StateDirectory, temporary_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -33,10 +32,8 @@ TOPIC = TOPICS[0].name
 
 @pytest.fixture(scope="module")
 def state_dir() -> Iterator[Path]:
-    # Not pytest's own: as root, PostgreSQL runs as another account, which may not enter that one.
-    with tempfile.TemporaryDirectory(prefix="orderloom-test-") as path:
-        Path(path).chmod(0o711)
-        yield Path(path)
+    with temporary_folder("test") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

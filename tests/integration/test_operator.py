@@ -7,11 +7,9 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -22,30 +20,18 @@ from libs.events.topics import PAYMENT_EVENTS
 from libs.testing.deadline import eventually
 from libs.testing.outside import Outside, outside
 from oms.cluster.cluster import LocalCluster
-from oms.cluster.settings import ClusterSettings
+from tests.cluster import quick_system
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 TOPIC = PAYMENT_EVENTS.name
 WORD = ("--by", "ann", "--reason", "ticket 7")
-QUICK = {
-    "SIM_PICK_MS": "50",
-    "SIM_PACK_MS": "50",
-    "SIM_STEP_MS": "50",
-    "OMS_POLL_MS": "50",
-    "OMS_ORDER_REMORSE": "PT0S",
-    "OMS_ORDER_PAYMENT_BACKOFF": "PT0.2S",
-}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with tempfile.TemporaryDirectory(prefix="orderloom-test-") as path, pytest.MonkeyPatch.context() as patch:
-        Path(path).chmod(0o711)
-        for name, value in QUICK.items():
-            patch.setenv(name, value)
-        with LocalCluster(ClusterSettings(state_dir=Path(path) / "state")) as started:
-            yield started
+    with quick_system() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +84,12 @@ async def flowing(shop: Outside) -> AsyncIterator[list[str]]:
             placed.append((await shop.place(shop.order(sku))).order_id)
             await asyncio.sleep(0.3)
 
+    async def flow() -> bool:
+        return len(placed) >= 3
+
     placing = asyncio.create_task(place())
     try:
+        await eventually(flow, "orders flow")
         yield placed
     finally:
         stop.set()

@@ -1,9 +1,7 @@
 """A consumer that stopped because its stored position lies outside the log goes on when an operator has reset it."""
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +18,7 @@ from libs.testing.database import database, storage_on
 from libs.testing.deadline import eventually
 from libs.testing.tally import tally_service
 from oms.cluster.cluster import INFRASTRUCTURE, LocalCluster
-from oms.cluster.settings import ClusterSettings
+from tests.cluster import started
 
 pytestmark = pytest.mark.integration
 
@@ -31,10 +29,8 @@ BEYOND = 1_000_000
 @pytest.fixture(scope="module")
 def servers() -> Iterator[LocalCluster]:
     """Servers of its own: other tests trim the topics that they share, and this one reads from offset 0."""
-    with tempfile.TemporaryDirectory(prefix="orderloom-test-") as path:
-        Path(path).chmod(0o711)  # PostgreSQL may run as another account
-        with LocalCluster(ClusterSettings(state_dir=Path(path) / "state"), INFRASTRUCTURE) as cluster:
-            yield cluster
+    with started(INFRASTRUCTURE) as cluster:
+        yield cluster
 
 
 @pytest.fixture
