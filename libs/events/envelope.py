@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from libs.events.base import Event
 
@@ -36,12 +36,23 @@ class Envelope:
     actor: str = ""
     traceparent: str = ""
 
+    @classmethod
+    def made(cls, fields: dict[str, Any]) -> Self:
+        """From all of its fields at once: a frozen dataclass's own `__init__` costs more than decoding the event."""
+        made = object.__new__(cls)
+        made.__dict__.update(fields)
+        return made
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded(Envelope, Generic[E_co]):
     """An event with its envelope: what `react`, `follow` and views get."""
 
     event: E_co = field()
+
+    @classmethod
+    def of(cls, envelope: Envelope, event: Any) -> "Recorded[Any]":
+        return cls.made({**vars(envelope), "event": event})
 
 
 _OPTIONAL = (
@@ -93,6 +104,7 @@ def headers_of(raw: Iterable[tuple[str, bytes]]) -> Mapping[str, str]:
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_VERSIONS = 1 << 31
 _STREAM = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
 
 
@@ -102,7 +114,7 @@ def _text(headers: Mapping[str, str], name: str, form: re.Pattern[str]) -> str:
     return headers[name]
 
 
-def _number(headers: Mapping[str, str], name: str, limit: int) -> int:
+def _number(headers: Mapping[str, str | bytes], name: str, limit: int) -> int:
     number = int(headers[name])
     if not 1 <= number < limit:
         raise MalformedHeaders(f"{name} is out of range")
@@ -119,19 +131,37 @@ def _moment(headers: Mapping[str, str], name: str) -> datetime:
 def from_headers(headers: Mapping[str, str]) -> Envelope:
     """The envelope of a record on one of our own topics. Raises MalformedHeaders naming what is missing or wrong."""
     try:
-        return Envelope(
-            event_id=_text(headers, "ce_id", _UUID),
-            event_type=headers["ce_type"],
-            schema_version=_number(headers, "ce_dataschemaversion", 1 << 15),
-            stream_id=_text(headers, "ce_subject", _STREAM),
-            stream_version=_number(headers, "ce_aggregateversion", 1 << 31),
-            occurred_at=_moment(headers, "ce_time"),
-            recorded_at=_moment(headers, "ce_recordedtime"),
-            correlation_id=headers["ce_correlationid"],
-            causation_id=headers["ce_causationid"],
-            source=headers.get("ce_source", ""),
-            **{attribute: headers.get(name, "") for name, attribute in _OPTIONAL},
+        return Envelope.made(
+            {
+                "event_id": _text(headers, "ce_id", _UUID),
+                "event_type": headers["ce_type"],
+                "schema_version": _number(headers, "ce_dataschemaversion", 1 << 15),
+                "stream_id": _text(headers, "ce_subject", _STREAM),
+                "stream_version": _number(headers, "ce_aggregateversion", _VERSIONS),
+                "occurred_at": _moment(headers, "ce_time"),
+                "recorded_at": _moment(headers, "ce_recordedtime"),
+                "correlation_id": headers["ce_correlationid"],
+                "causation_id": headers["ce_causationid"],
+                "source": headers.get("ce_source", ""),
+                "idempotency_key": headers.get("ce_idempotencykey", ""),
+                "channel": headers.get("ce_channel", ""),
+                "actor": headers.get("ce_actor", ""),
+                "traceparent": headers.get("traceparent", ""),
+            }
         )
+    except KeyError as missing:
+        raise MalformedHeaders(f"header {missing.args[0]!r} is missing") from None
+    except ValueError as wrong:
+        raise MalformedHeaders(str(wrong)) from None
+
+
+def place_of(headers: Mapping[str, bytes]) -> tuple[str, int]:
+    """Stream and version alone: all that must be known of a record that nobody here wants. Raises MalformedHeaders."""
+    try:
+        stream_id = headers["ce_subject"].decode()
+        if not _STREAM.fullmatch(stream_id):
+            raise MalformedHeaders("ce_subject is malformed")
+        return stream_id, _number(headers, "ce_aggregateversion", _VERSIONS)
     except KeyError as missing:
         raise MalformedHeaders(f"header {missing.args[0]!r} is missing") from None
     except ValueError as wrong:

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -20,7 +19,7 @@ from libs.runtime.identity import Cause, event_ids
 from libs.runtime.intake import recorded_of
 from libs.runtime.projection import Projection
 from libs.runtime.service import Service
-from libs.runtime.state_cache import Folded, StateCache
+from libs.runtime.state_cache import Folded, FoldedView, StateCache, ViewCache
 from libs.runtime.storage import (
     Changes,
     Head,
@@ -33,17 +32,23 @@ from libs.runtime.storage import (
 )
 
 
-@contextmanager
-def blamed_on_data(what: str) -> Iterator[None]:
+class blamed_on_data:  # noqa: N801  reads as what it does; no generator, which costs more than a short `evolve`
     """Whatever the domain's own code raises is the fault of what it was given."""
-    try:
-        yield
-    except (CommandRejected, DataFault):
-        raise
-    except ValidationError as error:
-        raise DataFault(f"{what}: {describe(error)}") from None  # its own words repeat the input
-    except Exception as error:
-        raise DataFault(f"{what}: {type(error).__name__}: {error}") from error
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, CommandRejected | DataFault):
+            return
+        if isinstance(error, ValidationError):
+            raise DataFault(f"{self._what}: {describe(error)}") from None  # its own words repeat the input
+        raise DataFault(f"{self._what}: {type(error).__name__}: {error}") from error
 
 
 @cache
@@ -58,6 +63,13 @@ def fingerprint(aggregate: Aggregate[Any]) -> str:
     source = inspect.getsource(module) if module is not None else repr(aggregate.evolve)
     shape = state_adapter(aggregate).json_schema(mode="serialization")
     return hashlib.sha256(f"{source}{shape}".encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class _Names:
+    command: Any
+    written: Sequence[Stream[Any]]
+    read: Sequence[Stream[Any]]
 
 
 @dataclass(slots=True)
@@ -88,28 +100,40 @@ class Batch:
     now: datetime
     snapshot_every: int
     cache: StateCache
+    view_cache: ViewCache
     _streams: dict[str, _Loaded] = field(default_factory=dict)
     _recorded: list[Recorded[Any]] = field(default_factory=list)
     _stored: list[StoredEvent] = field(default_factory=list)
     _effects: list[NewEffect] = field(default_factory=list)
     _views: list[ViewChange] = field(default_factory=list)
+    _folded_views: dict[tuple[str, str], FoldedView | None] = field(default_factory=dict)
+    _names: dict[int, _Names] = field(default_factory=dict)
     _ids: dict[str, Iterator[str]] = field(default_factory=dict)
 
-    def _named(self, command: Any, locked: bool) -> Sequence[Stream[Any]]:
-        decider = self.service.decider
-        assert decider is not None
-        if isinstance(command, Wake):
-            return [Stream(decider.aggregate_of(command.stream_id), command.stream_id)] if locked else []
-        with blamed_on_data("streams"):
-            return decider.streams(command) if locked else decider.reads(command)
+    def _named(self, command: Any) -> "_Names":
+        """The streams that a command may write, and those that it only reads."""
+        named = self._names.get(id(command))  # by identity: the batch keeps its commands until it ends
+        if named is None or named.command is not command:
+            decider = self.service.decider
+            assert decider is not None
+            if isinstance(command, Wake):
+                named = _Names(command, [Stream(decider.aggregate_of(command.stream_id), command.stream_id)], [])
+            else:
+                with blamed_on_data("streams"):
+                    named = _Names(command, decider.streams(command), decider.reads(command))
+            self._names[id(command)] = named
+        return named
 
     async def load(self, tx: Transaction, commands: Iterable[Any]) -> None:
         """Locks the heads of all streams that the commands may write, then reads what stands behind them."""
         written: dict[str, Stream[Any]] = {}
         read: dict[str, Stream[Any]] = {}
         for command in commands:
-            written |= {stream.stream_id: stream for stream in self._named(command, locked=True)}
-            read |= {stream.stream_id: stream for stream in self._named(command, locked=False)}
+            named = self._named(command)
+            for stream in named.written:
+                written[stream.stream_id] = stream
+            for stream in named.read:
+                read[stream.stream_id] = stream
         if not written:
             return
         heads = dict(await tx.lock_heads(sorted(written)))
@@ -159,6 +183,11 @@ class Batch:
         for stream_id, loaded in self._streams.items():
             if loaded.version:
                 self.cache.put(stream_id, Folded(loaded.version, loaded.state, loaded.traceparent))
+        for place, folded in self._folded_views.items():
+            if folded is None:
+                self.view_cache.drop(place)
+            else:
+                self.view_cache.put(place, folded)
 
     def version_of(self, stream_id: str) -> int:
         return self._streams[stream_id].version
@@ -167,9 +196,9 @@ class Batch:
         """What the command makes happen, all or none of it. Raises CommandRejected, DataFault."""
         decider = self.service.decider
         assert decider is not None
-        written = self._named(command, locked=True)
-        named = {stream.stream_id for stream in (*written, *self._named(command, locked=False))}
-        states = States({stream_id: self._streams[stream_id].state for stream_id in named})
+        named = self._named(command)
+        written = named.written
+        states = States({s.stream_id: self._streams[s.stream_id].state for s in (*written, *named.read)})
         with (
             telemetry.span(f"decide {type(command).__name__}", self._trace(cause, written)) as traceparent,
             blamed_on_data(type(command).__name__),
@@ -207,27 +236,32 @@ class Batch:
             telemetry.alarm("wake_did_not_rest", stream_id=stream_id)
 
     def _record(self, event: Any, cause: Cause, traceparent: str) -> Recorded[Any]:
-        loaded = self._streams[event.stream_id]
+        stream_id = event.stream_id
+        loaded = self._streams[stream_id]
         loaded.version += 1
         loaded.touched = True
         loaded.traceparent = traceparent or loaded.traceparent
-        ids = self._ids.setdefault(cause.causation_id, event_ids(cause, self.service.name, self.consumer))
-        recorded = Recorded(
-            event=event,
-            event_id=next(ids),
-            event_type=event_type(type(event)),
-            schema_version=event.schema_version,
-            stream_id=event.stream_id,
-            stream_version=loaded.version,
-            occurred_at=self.now,
-            recorded_at=self.now,
-            correlation_id=str(getattr(event, "order_id", "") or cause.correlation_id or event.stream_id),
-            causation_id=cause.causation_id,
-            source=f"/{self.service.name}-service",
-            idempotency_key=cause.idempotency_key or str(getattr(event, "request_id", "")),
-            channel=cause.channel,
-            actor=cause.actor,
-            traceparent=traceparent,
+        ids = self._ids.get(cause.causation_id)
+        if ids is None:
+            ids = self._ids[cause.causation_id] = event_ids(cause, self.service.name, self.consumer)
+        recorded: Recorded[Any] = Recorded.made(
+            {
+                "event": event,
+                "event_id": next(ids),
+                "event_type": event_type(type(event)),
+                "schema_version": event.schema_version,
+                "stream_id": stream_id,
+                "stream_version": loaded.version,
+                "occurred_at": self.now,
+                "recorded_at": self.now,
+                "correlation_id": getattr(event, "order_id", "") or cause.correlation_id or stream_id,
+                "causation_id": cause.causation_id,
+                "source": self.service.source,
+                "idempotency_key": cause.idempotency_key or getattr(event, "request_id", ""),
+                "channel": cause.channel,
+                "actor": cause.actor,
+                "traceparent": traceparent,
+            }
         )
         self._stored.append(StoredEvent(recorded, encode(event), partition_key(event)))
         self._follow(recorded)
@@ -238,6 +272,8 @@ class Batch:
             return
         with blamed_on_data("follow"):
             effects = self.service.effects.follow(recorded)
+        if not effects:
+            return
         cause = Cause(causation_id=recorded.event_id, at=recorded.recorded_at)
         for effect, effect_id in zip(effects, event_ids(cause, self.service.name, "effect"), strict=False):
             due_at = effect.due_at or self.now
@@ -261,11 +297,22 @@ class Batch:
             if by_key:
                 rows = await tx.lock_views(projection.name, sorted(by_key))
                 with blamed_on_data(f"view {projection.name}"):
-                    self._views += [
-                        change
-                        for key, items in by_key.items()
-                        if (change := folded_row(projection, key, rows.get(key), items)) is not None
-                    ]
+                    for key, items in by_key.items():
+                        self._fold_row(projection, key, rows.get(key), items)
+
+    def _fold_row(
+        self, projection: Projection[Any], key: str, row: ViewRow | None, items: Sequence[Recorded[Any]]
+    ) -> None:
+        name = projection.name
+        before = None
+        if row is not None:
+            before = self.view_cache.get(name, key, row.versions) or read_row(projection, row)
+        after = fold(projection, before, items)
+        if after is before:
+            return
+        self._folded_views[name, key] = after
+        written = None if after is None else written_row(after)
+        self._views.append(ViewChange(name, key, written, row is not None))
 
     def changes(self) -> Changes:
         publish = self.service.decider is not None
@@ -305,18 +352,25 @@ class Batch:
         return bool(self._effects)
 
 
-def folded_row(
-    projection: Projection[Any], key: str, row: ViewRow | None, items: Sequence[Recorded[Any]]
-) -> ViewChange | None:
-    """A view's row after these events; None where they change nothing. An event it has folded already is left out."""
-    view = projection.view.model_validate_json(row.data) if row is not None else None
-    versions: dict[str, int] = dict(row.versions) if row is not None else {}
-    before = view
+def read_row(projection: Projection[Any], row: ViewRow) -> FoldedView:
+    return FoldedView(projection.view.__pydantic_validator__.validate_json(row.data), row.versions)
+
+
+def written_row(folded: FoldedView) -> ViewRow:
+    return ViewRow(folded.view.__pydantic_serializer__.to_json(folded.view), folded.versions)
+
+
+def fold(
+    projection: Projection[Any], before: FoldedView | None, items: Sequence[Recorded[Any]]
+) -> FoldedView | None:
+    """A view's row after these events, None where there is none; `before` itself if it has folded them all already."""
+    view, versions = (None, {}) if before is None else (before.view, dict(before.versions))
+    changed = False
     for recorded in items:
-        if recorded.stream_version <= versions.get(recorded.stream_id, 0):
-            continue
-        view = projection.evolve(view, recorded)
-        versions[recorded.stream_id] = recorded.stream_version
-    if view is None:
-        return ViewChange(projection.name, key, None, row is not None) if before is not None else None
-    return ViewChange(projection.name, key, ViewRow(view.model_dump_json().encode(), versions), row is not None)
+        if recorded.stream_version > versions.get(recorded.stream_id, 0):
+            view = projection.evolve(view, recorded)
+            versions[recorded.stream_id] = recorded.stream_version
+            changed = True
+    if not changed:
+        return before
+    return None if view is None else FoldedView(view, versions)

@@ -25,7 +25,7 @@ from libs.runtime.identity import Cause
 from libs.runtime.intake import Heard, Intake, Record
 from libs.runtime.park import ParkCount, ParkLimit
 from libs.runtime.service import Service
-from libs.runtime.state_cache import StateCache
+from libs.runtime.state_cache import StateCache, ViewCache
 from libs.runtime.storage import Changes, ParkedRecord, Partition, Storage, StoredAnswer, Transaction
 
 log = structlog.get_logger()
@@ -129,6 +129,7 @@ class Handler:
         self._intake = Intake(service)
         self._snapshot_every = snapshot_every
         self._cache = StateCache(cached_states)
+        self._view_cache = ViewCache(cached_states)
         self._park_limit = park_limit
         self._park_counts: dict[Partition, ParkCount] = {}
 
@@ -413,7 +414,7 @@ class Handler:
     # --- both ----------------------------------------------------------------------------------------------------
 
     def _batch(self, now: Any) -> Batch:
-        return Batch(self.service, self.consumer, now, self._snapshot_every, self._cache)
+        return Batch(self.service, self.consumer, now, self._snapshot_every, self._cache, self._view_cache)
 
     def _after_commit(self, batch: Batch) -> None:
         failpoint("handler.after_commit")

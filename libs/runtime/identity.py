@@ -5,14 +5,15 @@ batch that is repeated after an unknown outcome makes the ids it made before.
 """
 
 import hashlib
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import uuid_utils
 
-_RANDOM_BITS = (1 << 80) - 1
+# Version 8 and the RFC's variant.
+_MADE_BY_APPLICATION = 0x8 << 76 | 0x2 << 62
+_GIVEN = ((1 << 128) - 1) & ~(0xF << 76) & ~(0x3 << 62)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +38,10 @@ def event_ids(cause: Cause, service: str, consumer: str) -> Iterator[str]:
     index = 0
     while True:
         name = f"{cause.causation_id}|{service}|{consumer}|{index}".encode()
-        low = int.from_bytes(hashlib.blake2b(name, digest_size=10).digest()) & _RANDOM_BITS
-        # version 8 and the RFC variant: "made by the application"
-        value = (milliseconds << 80 | low) & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62
-        yield str(uuid.UUID(int=value))
+        low = int.from_bytes(hashlib.blake2b(name, digest_size=10).digest())
+        value = (milliseconds << 80 | low) & _GIVEN | _MADE_BY_APPLICATION
+        digits = f"{value:032x}"  # by hand: `str(uuid.UUID(int=…))` takes as long as all the rest
+        yield f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
         index += 1
 
 

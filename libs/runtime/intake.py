@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from libs.events.base import Event
 from libs.events.channel import UnreadableOrder
 from libs.events.codec import NewerSchema, UndecodableEvent, UnknownEvent, decode, event_type
-from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of
+from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of, place_of
 from libs.events.inbound import UnidentifiableRecord, UnknownChannelEvent, read_channel_record, traceparent_in
 from libs.events.topics import TOPIC_BY_NAME
 from libs.runtime.errors import DataFault, PartitionHalted
@@ -17,7 +16,7 @@ from libs.runtime.service import Service
 from libs.runtime.storage import Partition, StoredEvent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as Heard is not: one for every record, and frozen takes three times as long
 class Record:
     """A record as Kafka gave it."""
 
@@ -29,7 +28,7 @@ class Record:
     timestamp: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Heard:
     """A record read: `fault` says why it must be parked, `skip` why there is nothing to do with it."""
 
@@ -53,7 +52,7 @@ class Intake:
 
     def __init__(self, service: Service[Any]) -> None:
         self._service = service
-        self._wanted = {event_type(cls) for cls in service.wants if cls is not UnreadableOrder}
+        self._wanted = {event_type(cls).encode() for cls in service.wants if cls is not UnreadableOrder}
         self._keeps_all = service.decider is None
 
     def read(self, record: Record) -> Heard:
@@ -62,6 +61,15 @@ class Intake:
             return self._read_inbound(record)
         key = record.key or b""
         try:
+            if key and record.value and not self._keeps_all:
+                raw = dict(record.headers)
+                type_ = raw.get("ce_type")
+                # Most of what a service hears is not for it: only its place in its stream is read.
+                if type_ and type_ not in self._wanted and len(raw) == len(record.headers):
+                    stream_id, version = place_of(raw)
+                    return Heard(
+                        record=record, park_key=key, stream_id=stream_id, stream_version=version, skip="unwanted"
+                    )
             envelope = from_headers(headers_of(record.headers))
         except MalformedHeaders as error:
             return Heard(record=record, park_key=key, fault=f"headers: {error}")
@@ -83,8 +91,6 @@ class Intake:
         if self._keeps_all:
             stored = StoredEvent(envelope, record.value, record.key.decode(errors="replace"))
             return {"stored": stored, **self._decoded(envelope, record.value)}
-        if envelope.event_type not in self._wanted:
-            return {"skip": "unwanted"}
         return self._decoded(envelope, record.value)
 
     def _decoded(self, envelope: Envelope, value: bytes) -> dict[str, Any]:
@@ -96,7 +102,7 @@ class Intake:
             raise PartitionHalted(str(error)) from None
         except UndecodableEvent as error:
             return {"fault": f"value: {error}"}
-        return self._reacted(_recorded(event, envelope))
+        return self._reacted(Recorded.of(envelope, event))
 
     def _reacted(self, recorded: Recorded[Any]) -> dict[str, Any]:
         try:
@@ -129,11 +135,7 @@ class Intake:
             idempotency_key=f"{event.channel}:{event.external_order_id}:{event.external_revision}",
             traceparent=traceparent_in(dict(record.headers).get("traceparent")),
         )
-        return replace(heard, cause=_cause(envelope), **self._reacted(_recorded(event, envelope)))
-
-
-def _recorded(event: Event, envelope: Envelope) -> Recorded[Any]:
-    return Recorded(**{**vars(envelope), "event": event})
+        return replace(heard, cause=_cause(envelope), **self._reacted(Recorded.of(envelope, event)))
 
 
 def recorded_of(stored: StoredEvent) -> Recorded[Any] | None:
@@ -145,7 +147,7 @@ def recorded_of(stored: StoredEvent) -> Recorded[Any] | None:
         return None
     except ValueError as error:
         raise DataFault(f"{envelope.stream_id}@{envelope.stream_version}: {error}") from error
-    return _recorded(event, envelope)
+    return Recorded.of(envelope, event)
 
 
 def _cause(envelope: Envelope) -> Cause:

@@ -1,5 +1,7 @@
 """Kafka clients as this product needs them. aiokafka's defaults (acks=1, latest, auto-commit) would lose orders."""
 
+from functools import lru_cache
+
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 
@@ -37,6 +39,7 @@ def new_consumer(settings: Settings, group: str) -> AIOKafkaConsumer:
     )
 
 
+@lru_cache(maxsize=20_000)  # in Python it costs more than all the rest of sending a record, and keys come again
 def partition_of(key: bytes, partitions: int) -> int:
     """Kafka's own partitioner, over the partition count that the topic table names."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions  # type: ignore[no-any-return]

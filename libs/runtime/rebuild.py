@@ -13,13 +13,14 @@ from typing import Any
 import asyncpg
 import orjson
 
-from libs.runtime.batch import folded_row
+from libs.runtime.batch import fold, written_row
 from libs.runtime.event_store import EVENT_COLUMNS, event_of
 from libs.runtime.intake import recorded_of
 from libs.runtime.migrate import grant, make_view_table, reporting_view
 from libs.runtime.projection import Projection
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
+from libs.runtime.state_cache import FoldedView
 from libs.runtime.storage import StoredEvent, ViewRow
 
 CHUNK = 5_000
@@ -55,7 +56,7 @@ class _Shadow:
     """The view as far as the log has been read. `read` is the last version of each stream that was folded."""
 
     projection: Projection[Any]
-    rows: dict[str, ViewRow] = field(default_factory=dict)
+    rows: dict[str, FoldedView] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     read: dict[str, int] = field(default_factory=dict)
     behind: set[str] = field(default_factory=set)
@@ -77,14 +78,15 @@ class _Shadow:
             if recorded is not None and (key := self.projection.key(recorded)) is not None:
                 by_key.setdefault(key, []).append(recorded)
         for key, items in by_key.items():
-            change = folded_row(self.projection, key, self.rows.get(key), items)
-            if change is None:
+            before = self.rows.get(key)
+            after = fold(self.projection, before, items)
+            if after is before:
                 continue
             self.changed.add(key)
-            if change.row is None:
+            if after is None:
                 self.rows.pop(key, None)
             else:
-                self.rows[key] = change.row
+                self.rows[key] = after
 
 
 async def differences(dsn: str, source: str, projection: Projection[Any], progress: Progress) -> Compared:
@@ -101,7 +103,7 @@ async def differences(dsn: str, source: str, projection: Projection[Any], progre
     return Compared(shadow.events, len(shadow.rows), differing)
 
 
-async def _differing(connection: Any, view: str, expected: Mapping[str, ViewRow]) -> AsyncIterator[tuple[str, str]]:
+async def _differing(connection: Any, view: str, expected: Mapping[str, FoldedView]) -> AsyncIterator[tuple[str, str]]:
     missing = set(expected)
     async for row in connection.cursor(
         f"SELECT key, data::text AS data, versions::text AS versions FROM view_{view} ORDER BY key", prefetch=CHUNK
@@ -110,7 +112,9 @@ async def _differing(connection: Any, view: str, expected: Mapping[str, ViewRow]
         missing.discard(key)
         if key not in expected:
             yield key, "is in the view, and no event says so"
-        elif words := _difference(ViewRow(row["data"].encode(), orjson.loads(row["versions"])), expected[key]):
+        elif words := _difference(
+            ViewRow(row["data"].encode(), orjson.loads(row["versions"])), written_row(expected[key])
+        ):
             yield key, words
     for key in sorted(missing):
         yield key, "is missing in the view"
@@ -208,7 +212,7 @@ async def _write_rows(connection: Any, table: str, shadow: _Shadow) -> None:
     shadow.changed.clear()
     for start in range(0, len(changed), CHUNK):
         keys = changed[start : start + CHUNK]
-        kept: Mapping[str, ViewRow] = {key: shadow.rows[key] for key in keys if key in shadow.rows}
+        kept = {key: written_row(shadow.rows[key]) for key in keys if key in shadow.rows}
         await connection.execute(f"DELETE FROM {table} WHERE key = ANY($1)", keys)
         await connection.execute(
             f"""INSERT INTO {table} (key, data, versions) SELECT key, data::jsonb, versions::jsonb

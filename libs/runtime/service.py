@@ -53,3 +53,8 @@ class Service(Generic[C]):
     effects: Effects[C] | None = None
     projections: Sequence[Projection[Any]] = ()
     router: APIRouter | None = None
+
+    @property
+    def source(self) -> str:
+        """What its events name as theirs."""
+        return f"/{self.name}-service"

@@ -1,12 +1,15 @@
-"""States of streams as they were at a version, so that a stream in use is not folded anew for every batch.
+"""What was folded lately, kept as objects, so that a stream or a row in use is not read and folded anew for every batch.
 
-Only a cache: the head, locked first, says which version is true, and what is newer is read from the log. It changes
-only after a commit.
+Only a cache: the head or the row, locked first, says which version is true. It changes only after a commit.
 """
 
 from collections import OrderedDict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +21,43 @@ class Folded:
     traceparent: str
 
 
-class StateCache:
-    """Keeps the states used last; `limit` 0 keeps none."""
+@dataclass(frozen=True, slots=True)
+class FoldedView:
+    """A view's row as the model it is, and the last version folded of each stream that it is made of."""
+
+    view: Any
+    versions: Mapping[str, int]
+
+
+class Recent(Generic[K, V]):
+    """Keeps what was used last; `limit` 0 keeps nothing."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._folded: OrderedDict[str, Folded] = OrderedDict()
+        self._kept: OrderedDict[K, V] = OrderedDict()
 
+    def find(self, key: K) -> V | None:
+        return self._kept.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        self._kept[key] = value
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+
+    def drop(self, key: K) -> None:
+        self._kept.pop(key, None)
+
+
+class StateCache(Recent[str, Folded]):
     def get(self, stream_id: str, up_to: int) -> Folded | None:
         """The state kept, unless it is of a later version than the stream has (a restored database)."""
-        folded = self._folded.get(stream_id)
+        folded = self.find(stream_id)
         return folded if folded is not None and folded.version <= up_to else None
 
-    def put(self, stream_id: str, folded: Folded) -> None:
-        self._folded[stream_id] = folded
-        self._folded.move_to_end(stream_id)
-        while len(self._folded) > self._limit:
-            self._folded.popitem(last=False)
+
+class ViewCache(Recent[tuple[str, str], FoldedView]):
+    def get(self, view: str, key: str, versions: Mapping[str, int]) -> FoldedView | None:
+        """The row kept, if it is of just these versions: another worker, or a rebuild, may have gone on since."""
+        folded = self.find((view, key))
+        return folded if folded is not None and folded.versions == versions else None

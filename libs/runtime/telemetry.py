@@ -1,9 +1,10 @@
 """Logs, metrics and traces. Names are bounded: no id ever becomes a label."""
 
 import logging
+import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 CounterName = Literal[
@@ -66,15 +66,39 @@ def alarm(what: str, **details: Any) -> None:
     get_logger().error("alarm.raised", what=what, **details)
 
 
-@contextmanager
-def span(name: str, traceparent: str, **attributes: str) -> Iterator[str]:
+class _Unsampled:
+    """Not a generator: that alone would cost more than what most commands decide."""
+
+    __slots__ = ("_traceparent",)
+
+    def __init__(self, traceparent: str) -> None:
+        self._traceparent = traceparent
+
+    def __enter__(self) -> str:
+        return self._traceparent
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+_ratio = 1.0
+
+
+def span(name: str, traceparent: str, **attributes: str) -> AbstractContextManager[str]:
     """A span under the caller's trace; gives the `traceparent` for what follows from it.
 
-    A trace that is not sampled costs nothing: its context is passed on as it came.
+    Whether a trace is sampled is decided where it begins. One that is not costs next to nothing: its context is passed
+    on as it came.
     """
-    if traceparent and traceparent.endswith("-00"):
-        yield traceparent
-        return
+    if not traceparent and random.random() >= _ratio:
+        traceparent = f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00"
+    if traceparent.endswith("-00"):
+        return _Unsampled(traceparent)
+    return _sampled(name, traceparent, attributes)
+
+
+@contextmanager
+def _sampled(name: str, traceparent: str, attributes: Mapping[str, str]) -> Iterator[str]:
     parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
     with _tracer().start_as_current_span(name, context=parent, attributes=attributes, kind=trace.SpanKind.CONSUMER):
         carrier: dict[str, str] = {}
@@ -99,7 +123,9 @@ def configure(service: str, *, log_level: str, trace_ratio: float, exporter: Spa
     structlog.contextvars.bind_contextvars(service=service)
     resource = Resource.create({"service.name": service, "service.namespace": "oms"})
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()]))
-    provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(trace_ratio)))
+    global _ratio  # noqa: PLW0603  a process has one
+    _ratio = trace_ratio
+    provider = TracerProvider(resource=resource)
     if exporter is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)

@@ -10,7 +10,7 @@ from libs.events.channel import order_id_of
 from libs.events.codec import encode, partition_key
 from libs.events.order import OrderAccepted, OrderHoldPlaced
 from libs.runtime.api import Ports
-from libs.runtime.batch import folded_row
+from libs.runtime.batch import fold, written_row
 from libs.runtime.http import create_app
 from libs.runtime.projection import Projection
 from libs.runtime.storage import StoredEvent
@@ -37,10 +37,9 @@ class AskedStorage(MemoryStorage):
 
 def hear(storage: MemoryStorage, projection: Projection[Any], *events: Event) -> None:
     items = history(events)
-    change = folded_row(projection, ORDER, None, items)
-    assert change is not None
-    assert change.row is not None
-    storage.tables.views[projection.name] = {ORDER: change.row}
+    folded = fold(projection, None, items)
+    assert folded is not None
+    storage.tables.views[projection.name] = {ORDER: written_row(folded)}
     storage.tables.events += [StoredEvent(item, encode(item.event), partition_key(item.event)) for item in items]
 
 
