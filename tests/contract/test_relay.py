@@ -106,3 +106,15 @@ async def test_nothing_leaves_the_outbox_before_it_is_acknowledged(storage: Stor
     broker.storage = storage
     assert await Relay("inventory", storage, broker, Settings()).publish() == len(events)
     assert set(broker.waiting) == {len(events)}
+
+
+async def test_second_relay_sends_nothing_while_the_first_holds_the_lease(storage: Storage) -> None:
+    events = await filled(storage)
+    brokers = Broker(limit=1), Broker()
+    one, two = [Relay("inventory", storage, broker, Settings(lease_seconds=60)) for broker in brokers]
+    assert await one.publish() > 0
+    assert await two.publish() == 0
+    assert brokers[1].taken == {}
+    while await one.publish():
+        pass
+    assert sum(map(len, brokers[0].taken.values())) == len(events)
