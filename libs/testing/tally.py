@@ -1,12 +1,14 @@
 """A tiny service for tests of the machine: it counts units per SKU, and its records say what to do in one word.
 
-`add:SKU` and `take:SKU` count up and down by `qty`, `boom:SKU` raises in `decide`, `react` raises in `react`. A total
-of 13 is due and stays so, one of 14 comes to rest when woken, one of 17 refuses to be woken.
+`add:SKU` and `take:SKU` count up and down by `qty`, `call:SKU` counts up and intends a call to the outside, `boom:SKU`
+raises in `decide`, `react` raises in `react`. A total of 13 is due and stays so, one of 14 comes to rest when woken,
+one of 17 refuses to be woken.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -67,23 +69,25 @@ def due(tally: Tally) -> datetime | None:
 TALLY = Aggregate(category="stock", initial_state=Tally, evolve=evolve, due=due)
 
 
-def _streams(command: Command) -> Sequence[Any]:
-    return [] if isinstance(command, Wake) else [TALLY.stream(command.sku)]
+def _streams(tally: Aggregate[Any], command: Command) -> Sequence[Any]:
+    return [] if isinstance(command, Wake) else [tally.stream(command.sku)]
 
 
-def _decide(command: Command, states: States, _now: datetime) -> Sequence[StockReceived | StockHeld]:
+def _decide(
+    tally: Aggregate[Any], command: Command, states: States, _now: datetime
+) -> Sequence[StockReceived | StockHeld]:
     match command:
         case Add(sku, qty, ref):
             return [StockReceived(sku=sku, location="main", qty=qty, receipt_id=ref)]
         case Take(sku, qty):
-            if states[TALLY.stream(sku)].total < qty:
+            if states[tally.stream(sku)].total < qty:
                 raise CommandRejected("short", f"fewer than {qty}")
             return [StockHeld(sku=sku, location="main", qty=qty, reservation_id="r")]
         case Boom(sku):
             raise RuntimeError(sku)
         case Wake(stream_id):
             sku = stream_id.partition("-")[2]
-            match states[TALLY.stream(sku)].total:
+            match states[tally.stream(sku)].total:
                 case 14:
                     return [StockReceived(sku=sku, location="main", qty=1, receipt_id="woken")]
                 case 17:
@@ -114,8 +118,8 @@ def _react(recorded: Recorded[Any]) -> Sequence[Command]:
     assert isinstance(event, OrderDuplicateDetected)
     word, _, sku = event.content_hash.partition(":")
     match word:
-        case "add":
-            return [Add(sku, event.external_revision, recorded.event_id)]
+        case "add" | "call":
+            return [Add(sku, event.external_revision, f"{word}-{recorded.event_id}")]
         case "take":
             return [Take(sku, event.external_revision)]
         case "boom":
@@ -137,12 +141,12 @@ async def _perform(effect: Effect, _gateway: Any) -> Command:
     return Add(effect.intent.sku, 1, "answered")
 
 
-def tally_service() -> Service[Command]:
+def tally_service(tally: Aggregate[Any] = TALLY) -> Service[Command]:
     return Service(
         name="inventory",
         subscribes=[ORDER_EVENTS],
         wants=frozenset({OrderDuplicateDetected}),
-        decider=Decider(aggregates=[TALLY], streams=_streams, decide=_decide),
+        decider=Decider(aggregates=[tally], streams=partial(_streams, tally), decide=partial(_decide, tally)),
         react=_react,
         effects=Effects(follow=_follow, perform=_perform, gateway=None),
         projections=[TALLIES],

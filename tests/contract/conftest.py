@@ -29,6 +29,12 @@ async def postgres(postgres_storage: PostgresStorage, servers: LocalCluster) -> 
     return postgres_storage
 
 
+@pytest.fixture
+def onlooker(postgres: PostgresStorage, servers: LocalCluster) -> str:
+    """The DSN of the storage's database, for one who looks at its locks from outside."""
+    return in_database(servers.dsn("inventory"), NAME)
+
+
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
 def storage(request: pytest.FixtureRequest) -> Storage:
     return MemoryStorage() if request.param == "memory" else request.getfixturevalue("postgres")

@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from libs.runtime.operation import Operations, Place, Word
 from libs.runtime.park import ParkLimit
 from libs.runtime.storage import Partition, Storage
 from libs.testing.memory import MemoryStorage
-from libs.testing.tally import AT, TALLY, Add, Boom, Take, envelope, tally_service, word
+from libs.testing.tally import AT, TALLY, Add, Boom, Take, Tally, envelope, tally_service, word
 
 P0, P1 = Partition(ORDER_EVENTS.name, 0), Partition(ORDER_EVENTS.name, 1)
 
@@ -578,6 +580,40 @@ async def test_snapshot_that_cannot_be_read_is_refolded(snapshotting: Tallies, a
     assert alarms == ["snapshot_unreadable"]
 
 
+@dataclass(frozen=True)
+class WiderTally(Tally):
+    """Another shape; an old state can be read as this one, and would be wrong."""
+
+    received: int = 0
+
+
+OTHER_CODE = """
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+def evolve(tally, event):
+    return replace(tally, total=tally.total + 2 * event.qty, events=tally.events + 1)
+"""
+
+
+@pytest.mark.parametrize("changed", ["code", "shape"])
+async def test_snapshot_of_an_earlier_release_is_not_used(
+    snapshotting: Tallies, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with poisoned_snapshot(snapshotting):
+        aggregate = replace(TALLY, initial_state=WiderTally)
+        if changed == "code":
+            (tmp_path / "tally_of_a_later_release.py").write_text(OTHER_CODE)
+            monkeypatch.syspath_prepend(tmp_path)
+            aggregate = replace(TALLY, evolve=import_module("tally_of_a_later_release").evolve)
+        later = snapshotting.restarted()
+        later.handler = Handler(tally_service(aggregate), later.storage, snapshot_every=4, cached_states=0)
+        total = 30 if changed == "code" else 15
+        answers = await later.ask(request(Take("A", total + 1)), request(Take("A", total)))
+        assert [answer.code for answer in answers] == ["short", ""]
+
+
 # --- repeats ---------------------------------------------------------------------------------------------------------
 
 
@@ -608,6 +644,36 @@ class LosesOutcome:
         if self.losing:
             self.losing = False
             raise Unavailable("connection lost")
+
+
+class FailsToCommit(LosesOutcome):
+    """Once, when told to, does all but commit."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self.failing = False
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        async with self._storage.transaction() as tx:
+            yield tx
+            if self.failing:
+                self.failing = False
+                raise Unavailable("connection lost")
+
+
+@pytest.mark.parametrize("by", ["record", "request"])
+async def test_effect_is_there_as_soon_as_its_intent_is(storage: Storage, by: str) -> None:
+    """What would be written after the commit is lost when the process dies there."""
+    tallies = Tallies(LosesOutcome(storage))  # type: ignore[arg-type]
+    await storage.ensure_positions(tallies.handler.consumer, {P0: 0, P1: 0})
+    with pytest.raises(Unavailable):
+        if by == "record":
+            await tallies.handler.handle_records([word("O1", 1, "call:A", offset=0)])
+        else:
+            await tallies.ask(request(Add("A", 1, "call-1")))
+    assert len(await tallies.events()) == 1
+    assert (await storage.figures())["effects_open"] == 1
 
 
 async def test_records_whose_commit_is_unknown_find_themselves_when_repeated(storage: Storage) -> None:
@@ -649,14 +715,23 @@ async def test_state_kept_in_memory_is_caught_up_with_what_others_wrote(tallies:
     assert [a.code for a in await other.ask(request(Take("A", 1)))] == ["short"]
 
 
-async def test_state_of_a_batch_that_failed_is_not_kept(tallies: Tallies, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_state_of_a_batch_that_was_not_committed_is_not_kept(storage: Storage) -> None:
+    """Another's event has taken the version that it would have had."""
+    fragile = FailsToCommit(storage)
+    tallies = Tallies(fragile)  # type: ignore[arg-type]
     await tallies.ask(request(Add("A", 10)))
+    fragile.failing = True
+    with pytest.raises(Unavailable):
+        await tallies.ask(request(Add("A", 10)))
+    await tallies.restarted().ask(request(Add("A", 1)))
+    assert [a.code for a in await tallies.ask(request(Take("A", 12)), request(Take("A", 11)))] == ["short", ""]
 
-    async def fails(_batch: Any, _tx: Any) -> None:
-        raise Unavailable("the commit is lost")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(batch_module.Batch, "fold_views", fails)
-        with pytest.raises(Unavailable):
-            await tallies.ask(request(Add("A", 10)))
-    assert [a.code for a in await tallies.ask(request(Take("A", 11)), request(Take("A", 10)))] == ["short", ""]
+async def test_state_of_a_version_that_the_log_does_not_hold_is_not_used(storage: Storage) -> None:
+    """The database was restored from a copy of yesterday while this process went on."""
+    tallies = Tallies(MemoryStorage())
+    for _ in range(2):
+        await tallies.ask(request(Add("A", 10)))
+    await Tallies(storage).ask(request(Add("A", 1)))
+    tallies.handler.storage = storage
+    assert [a.code for a in await tallies.ask(request(Take("A", 2)), request(Take("A", 1)))] == ["short", ""]

@@ -239,6 +239,7 @@ async def test_parked_keys_are_listed_in_pages(desk: Desk) -> None:
     assert all("order_id" in one.reason for one in found)
 
 
+@pytest.mark.integration
 async def test_application_may_not_change_what_operators_did(postgres: PostgresStorage) -> None:
     desk = Desk(postgres)
     await desk.hear(bad())

@@ -28,6 +28,7 @@ from libs.runtime.storage import (
     ViewRow,
 )
 from libs.testing.deadline import eventually
+from libs.testing.interleaving import waits_or_ends
 from libs.testing.tally import AT, envelope
 
 ME = "oms.test.policy"
@@ -404,7 +405,7 @@ async def test_key_heals_only_when_the_version_that_its_gap_misses_has_come(stor
 
 
 @pytest.mark.integration
-async def test_release_and_arrival_of_one_key_wait_for_each_other(postgres: PostgresStorage) -> None:
+async def test_release_and_arrival_of_one_key_wait_for_each_other(postgres: PostgresStorage, onlooker: str) -> None:
     """The key's row is the lock: a record that arrives during a release sees the key either parked or done."""
     await write(postgres, parked=[parked(4)])
     locked, finish = asyncio.Event(), asyncio.Event()
@@ -423,8 +424,8 @@ async def test_release_and_arrival_of_one_key_wait_for_each_other(postgres: Post
     release = asyncio.create_task(releasing())
     await locked.wait()
     arrival = asyncio.create_task(arriving())
-    done, _ = await asyncio.wait([arrival], timeout=0.2)
-    assert not done, "the arrival did not wait for the release"
+    await waits_or_ends(onlooker, arrival)
+    assert not arrival.done(), "the arrival did not wait for the release"
     finish.set()
     await release
     assert await arrival == set()
@@ -482,3 +483,41 @@ async def test_heads_are_locked_in_order_so_that_crossing_batches_never_deadlock
                 await tx.write(Changes(now=AT, heads=[head(sku, 2, existed=True) for sku in order]))
 
     await asyncio.gather(*(worker(order) for order in (skus, skus[::-1], skus[7:], skus[:-5][::-1])))
+
+
+@pytest.mark.integration
+async def test_heads_are_locked_one_after_the_other_in_order_of_id(postgres: PostgresStorage, onlooker: str) -> None:
+    """Whatever order they lie in and were asked in: who waits for B has locked A by then, and not yet C."""
+    for sku in "CBA":
+        await write(postgres, heads=[head(sku, 1, existed=False)])
+
+    async def lock(*skus: str) -> None:
+        async with postgres.transaction() as tx:
+            await tx.lock_heads([f"stock-{sku}" for sku in skus])
+
+    async with postgres.transaction() as tx:
+        await tx.lock_heads(["stock-B"])
+        waiting = asyncio.create_task(lock("C", "B", "A"))
+        await waits_or_ends(onlooker, waiting)
+        assert not waiting.done()
+        async with asyncio.timeout(5):
+            await lock("C")
+        behind = asyncio.create_task(lock("A"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(behind, 0.3)
+    await waiting
+
+
+@pytest.mark.integration
+async def test_effect_whose_answer_is_being_recorded_is_neither_leased_nor_waited_for(
+    postgres: PostgresStorage,
+) -> None:
+    [effect_id] = await intended(postgres, PAST)
+    with suppress(ZeroDivisionError):
+        async with postgres.transaction() as tx:
+            assert await tx.take_effects([effect_id]) == {effect_id}
+            async with asyncio.timeout(5):
+                assert await asyncio.gather(leased(postgres), leased(postgres)) == [[], []]
+            raise ZeroDivisionError
+    taken = await asyncio.gather(leased(postgres), leased(postgres))
+    assert sorted(taken) == [[], [effect_id]], "the answer was not recorded after all"

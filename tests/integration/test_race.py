@@ -4,6 +4,7 @@ answer, and nobody waits for ever."""
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,15 +14,16 @@ from libs.events.channel import order_id_of
 from libs.events.codec import encode
 from libs.events.inventory import StockReservationRejected, StockReserved
 from libs.events.order import OrderReceived, RequestedLine
-from libs.events.topics import CHANNEL_ORDERS
+from libs.events.topics import CHANNEL_ORDERS, ORDER_EVENTS
 from libs.runtime.event_store import PostgresStorage
-from libs.runtime.handler import Handler, Request
+from libs.runtime.handler import Handled, Handler, Request
 from libs.runtime.identity import Cause, new_id
 from libs.runtime.intake import Record, recorded_of
 from libs.runtime.storage import Partition
 from libs.testing.builders import order_placed
 from libs.testing.database import database, storage_on
-from libs.testing.tally import AT
+from libs.testing.interleaving import Watched, meeting
+from libs.testing.tally import AT, TALLIES, Add, Take, TallyView, tally_service, word
 from oms.cluster.cluster import LocalCluster
 from services.inventory.domain.command import ReceiptLine, ReceiveStock, RegisterLocation, ReserveStock
 from services.inventory.service import service as inventory_service
@@ -29,6 +31,7 @@ from services.order.service import service as order_service
 
 pytestmark = pytest.mark.integration
 
+P0 = Partition(ORDER_EVENTS.name, 0)
 BERLIN = Destination(country="DE", lat=52.5, lon=13.4)
 
 
@@ -156,3 +159,140 @@ async def test_same_order_on_two_partitions_at_once_is_one_order(servers: LocalC
         received = [item for item in stored if item.envelope.event_type.endswith(f".{OrderReceived.__name__}")]
         assert sorted(item.envelope.stream_id for item in received) == sorted(f"order-{i}" for i in ids)
         assert set((await left.ensure_positions(handlers[0].consumer, {})).values()) == {100}
+
+
+# --- two that meet, in an order that is not left to chance -----------------------------------------------------------
+
+
+class Pair:
+    """Two processes of the tally on one database: what `one` does first is still uncommitted when `two` comes."""
+
+    def __init__(self, dsn: str, left: PostgresStorage, right: PostgresStorage, service: Any = None) -> None:
+        self.dsn, self.storage, self.sku = dsn, left, new_id()
+        self.held, self.watched = Watched(left), Watched(right)
+        consumer, service = f"test.{new_id()}", service or tally_service()
+        self.one = Handler(service, self.held, consumer=consumer)  # type: ignore[arg-type]
+        self.two = Handler(service, self.watched, consumer=consumer)  # type: ignore[arg-type]
+
+    async def meet(self, first: Any, second: Any) -> tuple[Any, Any]:
+        self.held.written.clear()
+        self.watched.transactions = 0
+        return await meeting(self.dsn, self.held, first, second)
+
+    async def hear(self, *records: Record) -> Handled:
+        await self.storage.ensure_positions(self.two.consumer, {P0: 0})
+        return await self.two.handle_records(records)
+
+    def told(self, version: int, does: str, qty: int, offset: int) -> Record:
+        return word("O1", version, f"{does}:{self.sku}", qty, offset=offset)
+
+    async def quantities(self) -> list[int]:
+        stored = await self.storage.read_streams([f"stock-{self.sku}"])
+        return [recorded.event.qty for item in stored if (recorded := recorded_of(item)) is not None]
+
+    async def parked(self) -> tuple[int, int]:
+        async with self.storage.transaction() as tx:
+            keys = await tx.list_parked(self.two.consumer, ("", b""), 10)
+            return len(keys), await tx.count_parked(self.two.consumer, P0.topic, b"O1")
+
+
+@pytest.fixture(scope="module")
+async def tallies(servers: LocalCluster) -> AsyncIterator[tuple[str, PostgresStorage, PostgresStorage]]:
+    made = database(tally_service(), servers.admin_dsn, servers.dsn("inventory"), "test_race_tally")
+    async with made as dsn, storage_on(dsn) as left, storage_on(dsn) as right:
+        yield dsn, left, right
+
+
+@pytest.fixture
+def pair(tallies: tuple[str, PostgresStorage, PostgresStorage]) -> Pair:
+    return Pair(*tallies)
+
+
+async def test_second_owner_of_a_partition_waits_at_the_fence_and_handles_nothing_again(pair: Pair) -> None:
+    await pair.two.handle_requests([request(Add(pair.sku, 100))])
+    await pair.hear()
+    batch = [pair.told(1, "take", 5, offset=0), pair.told(2, "take", 7, offset=1)]
+    one, two = await pair.meet(pair.one.handle_records(batch), pair.two.handle_records(batch))
+    assert one.counts == {"processed": 2}
+    assert (two.counts, two.refused) == ({}, {P0: 2})
+    assert await pair.quantities() == [100, 5, 7]
+
+
+async def test_second_writer_of_a_stream_waits_and_decides_at_once_on_what_the_first_wrote(pair: Pair) -> None:
+    """It does not fail and repeat: a hot stream's writers would fail more often than they may repeat."""
+    await pair.two.handle_requests([request(Add(pair.sku, 10))])
+    take = [request(Take(pair.sku, 6))]
+    [one], [two] = await pair.meet(pair.one.handle_requests(take), pair.two.handle_requests(take))
+    assert (one.code, two.code) == ("", "short")
+    assert pair.watched.transactions == 1
+    assert await pair.quantities() == [10, 6]
+
+
+async def test_second_maker_of_a_stream_repeats_behind_the_first(pair: Pair) -> None:
+    """There is no head to wait at yet: the version that is taken sends the second back."""
+    [one], [two] = await pair.meet(
+        pair.one.handle_requests([request(Add(pair.sku, 1))]), pair.two.handle_requests([request(Add(pair.sku, 2))])
+    )
+    assert (one.stream_version, two.stream_version) == (1, 2)
+    assert pair.watched.transactions == 2
+    assert await pair.quantities() == [1, 2]
+
+
+async def test_same_request_at_two_processes_at_once_has_one_effect(pair: Pair) -> None:
+    await pair.two.handle_requests([request(Add(pair.sku, 1))])
+    asked = [Request(command=Add(pair.sku, 5), cause=request(None).cause, key=new_id(), body_hash=b"h")]
+    one, two = await pair.meet(pair.one.handle_requests(asked), pair.two.handle_requests(asked))
+    assert one == two
+    assert await pair.quantities() == [1, 5]
+
+
+async def test_view_row_made_of_two_streams_keeps_what_both_wrote_at_once(
+    tallies: tuple[str, PostgresStorage, PostgresStorage],
+) -> None:
+    key, other = new_id(), new_id()
+    service = tally_service()
+    pair = Pair(*tallies, replace(service, projections=[replace(TALLIES, key=lambda _recorded: key)]))
+    await pair.two.handle_requests([request(Add(pair.sku, 1))])
+    await pair.meet(
+        pair.one.handle_requests([request(Add(pair.sku, 10))]), pair.two.handle_requests([request(Add(other, 100))])
+    )
+    row = await pair.storage.read_view("tally", key)
+    assert row is not None
+    assert TallyView.model_validate_json(row.data).total == 111
+    assert row.versions == {f"stock-{pair.sku}": 2, f"stock-{other}": 1}
+    assert pair.watched.transactions == 1
+
+
+async def healable(pair: Pair) -> None:
+    """Key O1 is parked with versions 1 and 2, and nothing is wrong with them."""
+    await pair.two.handle_requests([request(Add(pair.sku, 100))])
+    await pair.hear(pair.told(2, "take", 2, offset=0), pair.told(1, "take", 1, offset=1))
+    assert await pair.parked() == (1, 2)
+
+
+async def test_record_that_arrives_during_a_release_waits_and_is_handled_behind_it(pair: Pair) -> None:
+    await healable(pair)
+    left, handled = await pair.meet(
+        pair.one.release(P0.topic, b"O1"), pair.two.handle_records([pair.told(3, "take", 3, offset=2)])
+    )
+    assert (left, handled.counts) == (2, {"processed": 1})
+    assert await pair.parked() == (0, 0)
+    assert await pair.quantities() == [100, 1, 2, 3]
+
+
+async def test_release_that_begins_while_a_record_arrives_takes_it_along(pair: Pair) -> None:
+    await healable(pair)
+    handled, left = await pair.meet(
+        pair.one.handle_records([pair.told(3, "take", 3, offset=2)]), pair.two.release(P0.topic, b"O1")
+    )
+    assert (handled.counts, left) == ({"parked": 1}, 3)
+    assert await pair.parked() == (0, 0)
+    assert await pair.quantities() == [100, 1, 2, 3]
+
+
+async def test_two_releases_of_a_key_at_once_handle_its_records_once(pair: Pair) -> None:
+    await healable(pair)
+    left = await pair.meet(pair.one.release(P0.topic, b"O1"), pair.two.release(P0.topic, b"O1"))
+    assert left == (2, 0)
+    assert await pair.parked() == (0, 0)
+    assert await pair.quantities() == [100, 1, 2]
