@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -295,10 +295,17 @@ class Batch:
                     if (key := projection.key(recorded)) is not None:
                         by_key.setdefault(key, []).append(recorded)
             if by_key:
-                rows = await tx.lock_views(projection.name, sorted(by_key))
+                rows = await self._lock_rows(tx, projection.name, sorted(by_key))
                 with blamed_on_data(f"view {projection.name}"):
                     for key, items in by_key.items():
                         self._fold_row(projection, key, rows.get(key), items)
+
+    async def _lock_rows(self, tx: Transaction, name: str, keys: Sequence[str]) -> Mapping[str, ViewRow]:
+        """The rows as they are; without their data where the cache has them at just these versions."""
+        known = [key for key in keys if self.view_cache.find((name, key)) is not None]
+        rows = dict(await tx.lock_views(name, keys, known))
+        outdated = [k for k in known if k in rows and self.view_cache.get(name, k, rows[k].versions) is None]
+        return rows | dict(await tx.lock_views(name, outdated)) if outdated else rows
 
     def _fold_row(
         self, projection: Projection[Any], key: str, row: ViewRow | None, items: Sequence[Recorded[Any]]
@@ -360,9 +367,7 @@ def written_row(folded: FoldedView) -> ViewRow:
     return ViewRow(folded.view.__pydantic_serializer__.to_json(folded.view), folded.versions)
 
 
-def fold(
-    projection: Projection[Any], before: FoldedView | None, items: Sequence[Recorded[Any]]
-) -> FoldedView | None:
+def fold(projection: Projection[Any], before: FoldedView | None, items: Sequence[Recorded[Any]]) -> FoldedView | None:
     """A view's row after these events, None where there is none; `before` itself if it has folded them all already."""
     view, versions = (None, {}) if before is None else (before.view, dict(before.versions))
     changed = False

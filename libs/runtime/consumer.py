@@ -99,7 +99,12 @@ class Consumer:
             log.warning("consumer.waiting", reason=str(error))
             await pause()
             return
-        records = [_record(item) for items in fetched.values() for item in items]
+        records = [
+            _record(partition, item)
+            for tp, items in fetched.items()
+            for partition in (Partition(tp.topic, tp.partition),)
+            for item in items
+        ]
         records = [record for record in records if record.partition not in self.halted and record.partition not in new]
         if records:
             began = self._fetched_at = time.monotonic()
@@ -303,9 +308,9 @@ async def _stopped(consumer: AIOKafkaConsumer) -> None:
 _LATEST_MS = 4_102_444_800_000  # the year 2100: a writer of records may claim any time, and datetime ends at 9999
 
 
-def _record(item: Any) -> Record:
+def _record(partition: Partition, item: Any) -> Record:
     return Record(
-        Partition(item.topic, item.partition),
+        partition,
         item.offset,
         item.key,
         item.headers,

@@ -171,11 +171,12 @@ class PostgresTransaction(OperatorStatements):
         )
         return [event_of(row, self._source) for row in rows]
 
-    async def lock_views(self, view: str, keys: Sequence[str]) -> Mapping[str, ViewRow]:
+    async def lock_views(self, view: str, keys: Sequence[str], known: Sequence[str] = ()) -> Mapping[str, ViewRow]:
         rows = await self._connection.fetch(
-            f"SELECT key, data::text AS data, versions::text AS versions FROM view_{view}"
-            " WHERE key = ANY($1) ORDER BY key FOR UPDATE",
+            f"""SELECT key, CASE WHEN key = ANY($2) THEN '' ELSE data::text END AS data, versions::text AS versions
+                FROM view_{view} WHERE key = ANY($1) ORDER BY key FOR UPDATE""",
             keys,
+            known,
         )
         return {row["key"]: ViewRow(row["data"].encode(), orjson.loads(row["versions"])) for row in rows}
 

@@ -220,7 +220,7 @@ class Handler:
 
     async def _fence(self, tx: Transaction, heard: Sequence[Heard], handled: Handled) -> list[Heard]:
         """Keeps, per partition, the run of records that begins at the stored position; the rest is refused."""
-        ordered = sorted(heard, key=lambda item: _place(item.record))
+        ordered = sorted(heard, key=_place)
         partitions = [partition for partition, _ in groupby(ordered, key=lambda item: item.record.partition)]
         positions = await tx.fence(self.consumer, partitions)
         admitted: list[Heard] = []
@@ -438,8 +438,8 @@ class Handler:
 _SEEN = frozenset({"accepted", "skipped"})
 
 
-def _place(record: Record) -> tuple[str, int, int]:
-    return record.partition.topic, record.partition.number, record.offset
+def _place(item: Heard) -> tuple[Partition, int]:
+    return item.record.partition, item.record.offset
 
 
 def _where(record: Record) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How much may be parked before the partition stops: a bad deploy must not drain a topic into the park."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,16 +13,18 @@ class ParkLimit:
     keys_in_a_row: int = 20
 
 
-@dataclass(frozen=True, slots=True)
-class ParkCount:
+_NO_KEYS: frozenset[bytes] = frozenset()
+
+
+class ParkCount(NamedTuple):
     """What one partition has seen since this process took it."""
 
     records: int = 0
     parked: int = 0
-    in_a_row: frozenset[bytes] = field(default_factory=frozenset)
+    in_a_row: frozenset[bytes] = _NO_KEYS
 
     def sound(self) -> "ParkCount":
-        return replace(self, records=self.records + 1, in_a_row=frozenset())
+        return ParkCount(self.records + 1, self.parked)
 
     def bad(self, key: bytes) -> "ParkCount":
         return ParkCount(self.records + 1, self.parked + 1, self.in_a_row | {key})

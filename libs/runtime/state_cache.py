@@ -1,4 +1,4 @@
-"""What was folded lately, kept as objects, so that a stream or a row in use is not read and folded anew for every batch.
+"""What was folded lately, kept as objects: a stream or row in use is not read and folded anew for every batch.
 
 Only a cache: the head or the row, locked first, says which version is true. It changes only after a commit.
 """

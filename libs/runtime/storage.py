@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from libs.events.envelope import Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
+class Partition(NamedTuple):
+    """A tuple, because every record looks several things up by it, and a tuple is hashed without calling Python."""
+
     topic: str
     number: int
 
@@ -43,8 +44,7 @@ class NewHead:
     snapshot_fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """An event as stored and published: the envelope, the exact bytes, and the Kafka key."""
 
     envelope: Envelope
@@ -183,7 +183,8 @@ class Transaction(Protocol):
     async def load_events(self, after: Mapping[str, int]) -> Sequence[StoredEvent]:
         """The events of each stream after the version named, in order of stream and version."""
 
-    async def lock_views(self, view: str, keys: Sequence[str]) -> Mapping[str, ViewRow]: ...
+    async def lock_views(self, view: str, keys: Sequence[str], known: Sequence[str] = ()) -> Mapping[str, ViewRow]:
+        """Rows that exist, locked in order of key. Of those `known` to the caller only the versions are read."""
 
     async def write(self, changes: Changes) -> None: ...
 

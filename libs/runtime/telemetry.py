@@ -123,7 +123,7 @@ def configure(service: str, *, log_level: str, trace_ratio: float, exporter: Spa
     structlog.contextvars.bind_contextvars(service=service)
     resource = Resource.create({"service.name": service, "service.namespace": "oms"})
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()]))
-    global _ratio  # noqa: PLW0603  a process has one
+    global _ratio
     _ratio = trace_ratio
     provider = TracerProvider(resource=resource)
     if exporter is not None:

@@ -1,6 +1,7 @@
 """One process of a service: the loops of its roles, started together and stopped together."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -35,6 +36,15 @@ async def _nothing_to_reset(_connection: Any) -> None:
     """Nothing here changes a session: the reset that asyncpg makes of it costs a round trip for every use."""
 
 
+def _tune_garbage_collector() -> None:
+    """A batch makes tens of thousands of objects that live as long as it does, and hardly any cycle.
+
+    The default looks for cycles every 700 new objects, an eighth of all the time; what start-up made is never garbage.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 ENDING_SECONDS = 5.0
 
 
@@ -66,6 +76,7 @@ class Process:
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT; a loop that fails ends the process (its supervisor starts it anew)."""
+        _tune_garbage_collector()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

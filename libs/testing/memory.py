@@ -4,7 +4,7 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -103,9 +103,9 @@ class MemoryTransaction:
         ]
         return sorted(found, key=lambda event: (event.envelope.stream_id, event.envelope.stream_version))
 
-    async def lock_views(self, view: str, keys: Sequence[str]) -> Mapping[str, ViewRow]:
+    async def lock_views(self, view: str, keys: Sequence[str], known: Sequence[str] = ()) -> Mapping[str, ViewRow]:
         rows = self._tables.views.get(view, {})
-        return {key: rows[key] for key in keys if key in rows}
+        return {key: replace(rows[key], data=b"") if key in known else rows[key] for key in keys if key in rows}
 
     async def write(self, changes: Changes) -> None:
         tables = self._tables

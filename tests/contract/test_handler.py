@@ -711,6 +711,7 @@ async def test_state_kept_in_memory_is_caught_up_with_what_others_wrote(tallies:
     other = tallies.restarted()
     for process in (tallies, other, tallies, other):
         await process.ask(request(Add("A", 10)))
+        assert await tallies.total() == sum([recorded.event.qty for recorded in await tallies.events()])  # the view's
     assert [a.code for a in await tallies.ask(request(Take("A", 41)), request(Take("A", 40)))] == ["short", ""]
     assert [a.code for a in await other.ask(request(Take("A", 1)))] == ["short"]
 

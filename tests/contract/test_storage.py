@@ -239,6 +239,16 @@ async def test_view_row_is_inserted_updated_and_deleted(storage: Storage) -> Non
     assert await storage.read_view("tally", "A") is None
 
 
+async def test_known_view_row_comes_with_its_versions_alone(storage: Storage) -> None:
+    await write(
+        storage, views=[view(key, '{"total": 1}', existed=False, versions={f"stock-{key}": 1}) for key in ("A", "B")]
+    )
+    async with storage.transaction() as tx:
+        rows = await tx.lock_views("tally", ["A", "B"], ["A"])
+    assert rows["A"] == ViewRow(b"", {"stock-A": 1})
+    assert rows["B"] == ViewRow(b'{"total": 1}', {"stock-B": 1})
+
+
 async def test_view_row_made_by_two_conflicts(storage: Storage) -> None:
     await write(storage, views=[view("A", "{}", existed=False)])
     with pytest.raises(VersionConflict):
@@ -463,7 +473,7 @@ async def test_value_that_no_column_holds_is_the_datas_fault(postgres: PostgresS
     """Taken for an outage it would be repeated for ever, and its partition would stand still without a word."""
     event = stored("A", 1)
     with pytest.raises(DataFault):
-        await write(postgres, events=[replace(event, envelope=replace(event.envelope, **broken))])
+        await write(postgres, events=[event._replace(envelope=replace(event.envelope, **broken))])
 
 
 @pytest.mark.integration
