@@ -65,8 +65,10 @@ async def topic_facts(settings: Settings, wanted: Sequence[Topic], seconds: floa
 
 
 async def _topic_facts(admin: AIOKafkaAdminClient, names: set[str]) -> Mapping[str, TopicFacts]:
-    # All topics, and not these by name: a broker may make a topic because it was asked for.
-    found = {row["topic"]: row["partitions"] for row in await admin.describe_topics() if row["topic"] in names}
+    # All topics, and not these by name: a broker may make a topic because it was asked for. One that is only being made
+    # has no partitions yet.
+    rows = await admin.describe_topics()
+    found = {row["topic"]: row["partitions"] for row in rows if row["topic"] in names and row["partitions"]}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, {_IN_SYNC: ""}) for name in found]
     in_sync = {
         resource: int(entry[1])
@@ -79,7 +81,7 @@ async def _topic_facts(admin: AIOKafkaAdminClient, names: set[str]) -> Mapping[s
     return {
         name: TopicFacts(
             partitions=len(partitions),
-            replicas=min((len(partition["replicas"]) for partition in partitions), default=0),
+            replicas=min(len(partition["replicas"]) for partition in partitions),
             min_insync_replicas=in_sync.get(name),
         )
         for name, partitions in found.items()

@@ -379,7 +379,6 @@ async def test_newer_schema_stops_its_partition_and_no_other_until_an_operator_m
     """Order and tracking both read it: both wait, and go on once the position is beyond it."""
     order_id = str(uuid.uuid4())
     tomorrow = {"ce_type": b"oms.payment.PaymentAuthorized", "ce_dataschemaversion": b"99"}
-    before = await position(kafka, await tell(kafka, str(uuid.uuid4()), headers_of(str(uuid.uuid4()), 1)))
     place = await tell(kafka, order_id, headers_of(order_id, 1, **tomorrow))
     partition = f"{place.topic}/{place.partition}"
     readers = {"order": POLICY, "tracking": "oms.tracking.views"}
@@ -391,12 +390,12 @@ async def test_newer_schema_stops_its_partition_and_no_other_until_an_operator_m
     try:
         for service in readers:
             assert "version 99" in await eventually(lambda service=service: halted(service), f"{service} waits")
-        behind = str(uuid.uuid4())
+        behind, other = str(uuid.uuid4()), str(uuid.uuid4())
         await tell(kafka, behind, headers_of(behind, 1))
-        elsewhere = await tell(kafka, behind, headers_of(behind, 2), partition=(place.partition + 1) % 6)
+        elsewhere = await tell(kafka, other, headers_of(other, 1), partition=place.partition + 1)
         await position(kafka, elsewhere)
         rows = await kafka.sql("order", AT, POLICY, place.topic, place.partition)
-        assert [row["next_offset"] for row in rows] == [before["next_offset"]] == [place.offset]
+        assert [row["next_offset"] for row in rows] == [place.offset]
     finally:
         for service, consumer in readers.items():
             await kafka.sql(service, MOVED, consumer, place.topic, place.partition)
