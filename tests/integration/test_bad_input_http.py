@@ -347,7 +347,8 @@ async def test_other_order_under_a_known_external_id_is_refused_with_the_current
 async def test_minus_zero_is_no_quantity(doors: Outside, zero: bytes, code: str) -> None:
     content = json.dumps(body_of(doors, lines__0__qty=7)).encode().replace(b'"qty": 7', b'"qty": ' + zero)
     answer = await raw_post(doors, content)
-    assert (answer.status_code, answer.json()["code"]) == (422, code), answer.text
+    assert answer.status_code == 422
+    assert code in {fault["code"] for fault in answer.json()["errors"] if fault["field"].endswith("qty")}, answer.text
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -384,7 +384,7 @@ async def test_newer_schema_stops_its_partition_and_no_other_until_an_operator_m
     readers = {"order": POLICY, "tracking": "oms.tracking.views"}
 
     async def halted(service: str) -> str | None:
-        found: dict[str, str] = (await kafka.doors[service].get("/status")).json()["halted"]
+        found: dict[str, str] = (await kafka.aside(service, "/status")).json()["halted"]
         return found.get(partition)
 
     try:
@@ -412,7 +412,7 @@ MOVED = (
 
 
 async def resumed(kafka: Outside, service: str) -> bool:
-    return not (await kafka.doors[service].get("/status")).json()["halted"]
+    return not (await kafka.aside(service, "/status")).json()["halted"]
 
 
 async def test_no_bad_record_keeps_a_good_order_from_its_end(kafka: Outside) -> None:

@@ -95,9 +95,7 @@ CALLS = {"carrier": "purchase_label", "warehouse": "submit_release"}
 
 async def postponed(doors: Outside, service: str, kind: str) -> float:
     """How often the service has put a call off because its answer was none."""
-    text = (await doors.doors[service].get("/metrics")).text
-    lines = [line for line in text.splitlines() if line.startswith("oms_effects_total{")]
-    return sum(float(line.split()[-1]) for line in lines if f'kind="{kind}"' in line and '"postponed"' in line)
+    return await doors.counted(service, "oms_effects_total{", kind=kind, outcome="postponed")
 
 
 @pytest.mark.parametrize("partner", CALLS)
