@@ -14,8 +14,7 @@ OLDEST_POSTGRES = 14
 MOST_SKEW_SECONDS = 2.0
 SAFE_COPIES = 2
 
-# What local says is that the commit does not wait for a standby, which only matters where there is one.
-_LOCAL_ONLY = frozenset({"local", "off"})
+_WAIT_FOR_NO_STANDBY = frozenset({"local", "off"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ def _check_durability(facts: PostgresFacts) -> Iterator[Finding]:
 
 def _check_standbys(facts: PostgresFacts) -> Iterator[Finding]:
     """A standby that commits do not wait for loses accepted orders when it is promoted."""
-    waited_for = facts.synchronous_standby_names.strip() and facts.synchronous_commit not in _LOCAL_ONLY
+    waited_for = facts.synchronous_standby_names.strip() and facts.synchronous_commit not in _WAIT_FOR_NO_STANDBY
     if facts.standbys and not waited_for:
         yield Finding(
             name="asynchronous_standby",
