@@ -13,7 +13,17 @@ Seconds = Annotated[float, Field(ge=0, le=86_400 * 30)]
 
 Verdict = Literal["answer", "rate_limit", "error", "timeout_before", "timeout_after", "garbage"]
 
-Shape = Literal["html", "truncated", "huge", "redirect", "no_id", "other_amount", "other_currency", "unknown_code"]
+Shape = Literal[
+    "html",
+    "truncated",
+    "huge",
+    "redirect",
+    "no_id",
+    "other_amount",
+    "smaller_amount",
+    "other_currency",
+    "unknown_code",
+]
 
 BEFORE_EFFECT: frozenset[Verdict] = frozenset({"rate_limit", "error", "timeout_before"})
 

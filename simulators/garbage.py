@@ -32,9 +32,10 @@ def garbled(shape: Shape, given: Answer) -> Response:
             return Response(status_code=307, headers={"location": "/livez"})
         case "no_id":
             return _json(given.status_code, {name: value for name, value in body.items() if name not in IDS})
-        case "other_amount":
+        case "other_amount" | "smaller_amount":
+            more = 1 if shape == "other_amount" else -1
             return _json(
-                given.status_code, body | {name: body[name] + 1 for name in ("amount", "cost") if name in body}
+                given.status_code, body | {name: body[name] + more for name in ("amount", "cost") if name in body}
             )
         case "other_currency":
             return _json(given.status_code, body | {"currency": "XTS"})

@@ -18,6 +18,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from libs.events import strict_json
 from libs.events.envelope import Recorded
 from libs.events.inbound import faults_of, traceparent_in
+from libs.runtime import telemetry
 from libs.runtime.commit import GroupCommit
 from libs.runtime.decider import CommandRejected
 from libs.runtime.handler import BROKEN, MISMATCH, STALE, Answer
@@ -36,7 +37,8 @@ MIN_VERSION_SECONDS = 5.0
 PAGE_CAP = 200
 _SIGNATURE_BYTES = 16
 
-_KEY = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
+KEY_PATTERN = r"^[A-Za-z0-9_.:\-]{1,128}$"
+_KEY = re.compile(KEY_PATTERN)
 _TOKEN = re.compile(r"(?P<stream>[A-Za-z0-9_.:\-]{1,256})@(?P<version>[0-9]{1,9})")
 
 
@@ -305,14 +307,20 @@ async def signed_callback(request: Request) -> SignedCallback:
     body = await request.body()
     try:
         if not secret:
-            raise Problem(401, "signature_invalid", "no callback secret is configured")
+            raise _unsigned("no callback secret is configured")
         Webhook(secret).verify(body, dict(request.headers), json_parse=False)
     except (WebhookVerificationError, ValueError):
-        raise Problem(401, "signature_invalid", "the signature, its time or its id is not right") from None
+        raise _unsigned("the signature, its time or its id is not right") from None
     callback_id = request.headers["webhook-id"]
     if not _KEY.fullmatch(callback_id):
-        raise Problem(401, "signature_invalid", "webhook-id is malformed")
+        raise _unsigned("webhook-id is malformed")
     return SignedCallback(callback_id, body)
+
+
+def _unsigned(detail: str) -> Problem:
+    """All that stays of it is a count."""
+    telemetry.count("oms.callbacks.refused")
+    return Problem(401, "signature_invalid", detail)
 
 
 Commands = Annotated[CommandDoor, Depends(command_door)]

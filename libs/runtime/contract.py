@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 
-from libs.runtime.api import Problem
+from libs.runtime.api import KEY_PATTERN, Problem
 
 PROBLEM = "application/problem+json"
 
@@ -26,6 +26,20 @@ _COMMAND = {
     400: "`idempotency_key_missing`, `idempotency_key_invalid`, `if_match_invalid`, `json_invalid`, `duplicate_key`",
     409: "The domain says no: `code` says why",
     412: "`stale_version`: If-Match names another version than `current_version`",
+}
+_KEY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "The same key gives the same answer, and has its effect once",
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
+}
+_VERSION_PARAMETER = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The version that the stream must still have, in quotes",
+    "schema": {"type": "string", "pattern": '^"[0-9]{1,9}"$'},
 }
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -70,12 +84,18 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             _complete(operation["responses"], path, method)
+            if _is_command(path, method):
+                operation.setdefault("parameters", []).extend((_KEY_PARAMETER, _VERSION_PARAMETER))
     return schema
+
+
+def _is_command(path: str, method: str) -> bool:
+    return method != "get" and not path.startswith("/callbacks/")
 
 
 def _complete(responses: MutableMapping[str, Any], path: str, method: str) -> None:
     common = {**_ANY, **_READ} if method == "get" else {**_ANY, **_BODY}
-    if method != "get" and not path.startswith("/callbacks/"):
+    if _is_command(path, method):
         common |= _COMMAND
     for status, description in common.items():
         responses.setdefault(str(status), {"description": description})

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -193,9 +194,22 @@ async def _on_invalid(_request: Request, error: RequestValidationError) -> Respo
     return problem_response(Problem(422, code, "the request is not of the documented shape", errors))
 
 
-async def _on_http(_request: Request, error: HTTPException) -> Response:
+async def _on_http(request: Request, error: HTTPException) -> Response:
     codes = {404: "not_found", 405: "method_not_allowed"}
-    return problem_response(Problem(error.status_code, codes.get(error.status_code, "refused"), str(error.detail)))
+    response = problem_response(Problem(error.status_code, codes.get(error.status_code, "refused"), str(error.detail)))
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(_methods(request))
+    return response
+
+
+def _methods(request: Request) -> list[str]:
+    """Of all routes of this path: the framework names those of the first only."""
+    routes = request.app.routes
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 async def _on_unavailable(_request: Request, _error: Unavailable) -> Response:

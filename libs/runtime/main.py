@@ -3,13 +3,15 @@
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich import progress
 
 from libs.runtime import telemetry
 from libs.runtime.migrate import MigrationFailed, migrate
+from libs.runtime.preflight import Refused
 from libs.runtime.rebuild import RebuildRefused, rebuild
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
@@ -38,13 +40,30 @@ def main(name: str, build: Build) -> None:
         unknown = [role for role in roles if role not in ROLES]
         if unknown:
             raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(ROLES)}")
-        settings = Settings()
-        _run(name, build, settings, frozenset(roles), views)
+        try:
+            settings = Settings()
+            service = build(settings)
+        except ValidationError as error:
+            _refuse(name, _misconfigured(error))
+        _run(name, service, settings, frozenset(roles), views)
 
     typer.run(command)
 
 
-def _run(name: str, build: Build, settings: Settings, roles: frozenset[str], views: list[str]) -> None:
+def _refuse(name: str, why: str) -> NoReturn:
+    """Exit code 2: a process that would not run otherwise when started again."""
+    typer.echo(f"{name} does not start:\n{why}", err=True)
+    sys.exit(2)
+
+
+def _misconfigured(error: ValidationError) -> str:
+    """Without the values, which may be secrets."""
+    return "\n".join(
+        f"  setting {'.'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}" for fault in error.errors()
+    )
+
+
+def _run(name: str, service: Service[Any], settings: Settings, roles: frozenset[str], views: list[str]) -> None:
     exporter = None
     if settings.otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -53,7 +72,6 @@ def _run(name: str, build: Build, settings: Settings, roles: frozenset[str], vie
     telemetry.configure(
         f"oms-{name}", log_level=settings.log_level, trace_ratio=settings.trace_ratio, exporter=exporter
     )
-    service = build(settings)
     if "describe" in roles:
         typer.echo(describe(service))
         return
@@ -68,12 +86,19 @@ def _run(name: str, build: Build, settings: Settings, roles: frozenset[str], vie
         for view in views or [projection.name for projection in service.projections]:
             _rebuild(service, settings, view)
         return
+    try:
+        _serve(Process(service, settings, roles))
+    except Refused as refused:
+        _refuse(name, str(refused))
+
+
+def _serve(process: Process) -> None:
     if sys.platform != "win32":
         import uvloop
 
-        uvloop.run(Process(service, settings, roles).run())
+        uvloop.run(process.run())
     else:
-        asyncio.run(Process(service, settings, roles).run())
+        asyncio.run(process.run())
 
 
 def _rebuild(service: Service[Any], settings: Settings, view: str) -> None:

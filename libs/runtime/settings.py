@@ -1,12 +1,30 @@
 """All settings of a process, read from the environment in this one place: `OMS_*`, secrets from files."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, Field
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 M = TypeVar("M", bound=BaseModel)
+
+Unsafe = Literal[
+    "missing_secret",
+    "old_postgres",
+    "clock_skew",
+    "synchronous_commit",
+    "fsync",
+    "asynchronous_standby",
+    "single_replica",
+    "in_sync_replicas",
+    "few_partitions",
+    "more_partitions",
+]
+"""What a preflight may find. All but `more_partitions`, which is only told, keep a process from starting."""
+
+
+def _named(text: object) -> object:
+    return [name.strip() for name in text.split(",") if name.strip()] if isinstance(text, str) else text
 
 
 class Settings(BaseSettings):
@@ -43,6 +61,9 @@ class Settings(BaseSettings):
     park_ratio: float = 0.02
     park_ratio_over: int = 1_000
     park_keys_in_a_row: int = 20
+
+    allow_unsafe: Annotated[frozenset[Unsafe], NoDecode, BeforeValidator(_named)] = frozenset()
+    """Findings of the preflight under which the process starts all the same: names with commas between."""
 
     log_level: str = "INFO"
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01

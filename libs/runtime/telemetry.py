@@ -24,11 +24,13 @@ CounterName = Literal[
     "oms.events.appended",
     "oms.events.published",
     "oms.effects",  # by kind and outcome
+    "oms.callbacks.refused",  # not signed by the partner, or too old
     "oms.wakes",
     "oms.alarms",  # by what: something that must not happen did
     "oms.retries",  # by why
 ]
 HistogramName = Literal["oms.batch.size", "oms.batch.duration"]
+GaugeName = Literal["oms.unsafe"]  # by finding: 1 while the process runs under it
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -48,12 +50,21 @@ def _histogram(name: HistogramName) -> Histogram:
     return metrics.get_meter("oms").create_histogram(name)
 
 
+@cache
+def _gauge(name: GaugeName) -> Any:
+    return metrics.get_meter("oms").create_gauge(name)
+
+
 def count(name: CounterName, amount: int = 1, **labels: str) -> None:
     _counter(name).add(amount, labels)
 
 
 def observe(name: HistogramName, value: float, **labels: str) -> None:
     _histogram(name).record(value, labels)
+
+
+def show(name: GaugeName, value: float, **labels: str) -> None:
+    _gauge(name).set(value, labels)
 
 
 def get_logger() -> Any:

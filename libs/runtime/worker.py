@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,8 @@ import asyncpg
 import structlog
 import uvicorn
 
+from libs.events.topics import TOPICS
+from libs.runtime import preflight, telemetry
 from libs.runtime.api import Ports
 from libs.runtime.commit import GroupCommit
 from libs.runtime.consumer import Consumer
@@ -24,10 +26,13 @@ from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
 from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
+from libs.runtime.preflight import Finding, PostgresFacts, Refused
 from libs.runtime.relay import KafkaPublisher, Relay
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
+from libs.runtime.surroundings import postgres_facts, topic_facts
 from libs.runtime.timers import Timers
+from libs.runtime.waiting import pause
 
 log = structlog.get_logger()
 
@@ -46,6 +51,8 @@ def _tune_garbage_collector() -> None:
 
 
 ENDING_SECONDS = 5.0
+KAFKA_FACTS_SECONDS = 2.0
+"""A process that serves orders does not wait longer than that for Kafka to say what it is."""
 
 
 def _end_if_failed(task: "asyncio.Task[None]") -> None:
@@ -73,16 +80,25 @@ class Process:
         self._roles = roles
         self._stop = asyncio.Event()
         self._consumer: Consumer | None = None
+        self._refused: Refused | None = None
 
     async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT; a loop that fails ends the process (its supervisor starts it anew)."""
+        """Runs until SIGTERM or SIGINT; a loop that fails ends the process (its supervisor starts it anew).
+
+        Raises Refused when the preflight finds what is not allowed.
+        """
         _tune_garbage_collector()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        pool = await self._connected()
+        self._judge(preflight.check_settings(self._settings))
+        pool, facts = await self._connected()
         try:
-            await self._run_on(pool)
+            kafka = await self._kafka_findings(KAFKA_FACTS_SECONDS)
+            self._judge([*preflight.check_postgres(facts), *(kafka or ())])
+            await self._run_on(pool, kafka_is_known=kafka is not None)
+            if self._refused is not None:
+                raise self._refused
         finally:
             if self._service.effects is not None:
                 await self._service.effects.close()
@@ -92,22 +108,69 @@ class Process:
                 pool.terminate()
         log.info("process.stopped")
 
-    async def _connected(self) -> asyncpg.Pool:
+    def _judge(self, findings: Sequence[Finding]) -> None:
+        """Raises Refused with every finding that is not allowed; tells of the others."""
+        if refused := preflight.unsafe(findings, self._settings.allow_unsafe):
+            raise Refused(refused)
+        for finding in findings:
+            log.warning("preflight.found", name=finding.name, what=finding.what)
+            telemetry.show("oms.unsafe", 1, finding=str(finding.name))
+
+    async def _kafka_findings(self, seconds: float) -> list[Finding] | None:
+        """None while Kafka is away."""
+        own = [topic for topic in TOPICS if topic in self._service.subscribes or topic.owner == self._service.name]
+        try:
+            return preflight.check_topics(own, await topic_facts(self._settings, own, seconds))
+        except Unavailable as error:
+            log.warning("kafka.waiting", reason=str(error))
+            return None
+
+    async def _judge_kafka_later(self) -> None:
+        """Kafka was away at start, which keeps no order from being taken; it is judged when it is there."""
+        while not self._stop.is_set():
+            findings = await self._kafka_findings(10)
+            if findings is None:
+                await pause()
+                continue
+            try:
+                self._judge(findings)
+            except Refused as refused:
+                self._refused = refused
+                self._stop.set()
+            return
+
+    async def _connected(self) -> tuple[asyncpg.Pool, PostgresFacts]:
         while True:
             try:
-                return await asyncpg.create_pool(
-                    self._settings.postgres_dsn,
-                    min_size=2,
-                    max_size=self._settings.postgres_pool,
-                    timeout=5,
-                    command_timeout=10,
-                    reset=_nothing_to_reset,
-                )
-            except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+                pool = await self._new_pool()
+                try:
+                    return pool, await postgres_facts(pool)
+                except BaseException:
+                    pool.terminate()
+                    raise
+            except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+                raise Refused([preflight.refused_by_postgres(error)]) from error
+            except (
+                OSError,
+                TimeoutError,
+                asyncpg.PostgresConnectionError,
+                asyncpg.CannotConnectNowError,
+                Unavailable,
+            ) as error:
                 log.warning("postgres.waiting", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.5)
 
-    async def _run_on(self, pool: asyncpg.Pool) -> None:
+    async def _new_pool(self) -> asyncpg.Pool:
+        return await asyncpg.create_pool(
+            self._settings.postgres_dsn,
+            min_size=2,
+            max_size=self._settings.postgres_pool,
+            timeout=5,
+            command_timeout=10,
+            reset=_nothing_to_reset,
+        )
+
+    async def _run_on(self, pool: asyncpg.Pool, *, kafka_is_known: bool) -> None:
         service, settings = self._service, self._settings
         storage = PostgresStorage(pool, f"/{service.name}-service")
         limit = ParkLimit(settings.park_ratio, settings.park_ratio_over, settings.park_keys_in_a_row)
@@ -139,6 +202,8 @@ class Process:
             serving = group.create_task(server.serve())
             committing = group.create_task(commit.run()) if commit else None
             loops = [group.create_task(loop) for loop in self._loops(handler, storage, commit)]
+            if not kafka_is_known:
+                loops.append(group.create_task(self._judge_kafka_later()))
             for task in (committing, serving, *loops):
                 if task is not None:
                     task.add_done_callback(_end_if_failed)

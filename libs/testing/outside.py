@@ -84,6 +84,18 @@ class Outside:
     async def get(self, service: str, path: str, **query: Any) -> httpx.Response:
         return await self.doors[service].get(path, params=query)
 
+    async def aside(self, service: str, path: str) -> httpx.Response:
+        """What is no part of the contract: /status and /metrics."""
+        async with httpx.AsyncClient(base_url=self.cluster.url(service), trust_env=False, timeout=30) as plain:
+            return await plain.get(path)
+
+    async def counted(self, service: str, metric: str, **labels: str) -> float:
+        """A counter of a service, summed over the labels that are not named."""
+        named = [f'{name}="{value}"' for name, value in labels.items()]
+        lines = (await self.aside(service, "/metrics")).text.splitlines()
+        found = [line for line in lines if line.startswith(metric) and all(name in line for name in named)]
+        return sum(float(line.split()[-1]) for line in found)
+
     async def call_back(self, service: str, path: str, body: Any, id_: str = "", secret: str = "") -> httpx.Response:
         return await self.doors[service].post(path, **self.signed(body, id_, secret))
 

@@ -68,7 +68,10 @@ def service_environment(name: str, addresses: Addresses) -> dict[str, str]:
     inherited = {
         key: value for key, value in os.environ.items() if key.startswith("OMS_") and not key.startswith(NOT_PASSED_ON)
     }
+    # A cluster of one broker keeps one copy of a topic: good enough for a laptop, and said to the services by name.
+    allowed = {"single_replica", *filter(None, inherited.get("OMS_ALLOW_UNSAFE", "").split(","))}
     own = {
+        "OMS_ALLOW_UNSAFE": ",".join(sorted(allowed)),
         "OMS_KAFKA_BOOTSTRAP": addresses.kafka_bootstrap,
         "OMS_POSTGRES_DSN": addresses.dsns[name]["app"],
         "OMS_POSTGRES_READ_DSN": addresses.dsns[name]["read"],

@@ -198,13 +198,13 @@ async def create_topics(bootstrap: str, topics: Iterable[TopicSpec], seconds: fl
     await admin.start()
     try:
         existing = set(await admin.list_topics())
-        brokers = len((await admin.describe_cluster())["brokers"])
+        replicas = min(3, len((await admin.describe_cluster())["brokers"]))
         missing = {
             topic.name: NewTopic(
                 name=topic.name,
                 num_partitions=topic.partitions,
-                replication_factor=min(3, brokers),
-                topic_configs=_configs(topic),
+                replication_factor=replicas,
+                topic_configs={**_configs(topic), "min.insync.replicas": str(min(2, replicas))},
             )
             for topic in topics
             if topic.name not in existing

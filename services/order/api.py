@@ -79,7 +79,7 @@ async def place_order(body: OrderPlaced, commands: Commands, response: Response)
     _refuse(validate(body))
     receipt = await commands.handle(RegisterOrder(body.order_id, body))
     if _tells(receipt, "OrderDuplicateDetected"):
-        raise Problem(409, "order_exists", "an order of other content has this external id")
+        raise _conflict("order_exists", "an order of other content has this external id", receipt)
     return _answered(receipt, response)
 
 
@@ -221,7 +221,11 @@ async def _refuse_released(receipt: Receipt, order_id: str, views: Views) -> Non
     if not receipt.events:
         refused = (await views.get(ORDER_VIEW, order_id)).cancellation_refused
     if refused:
-        raise Problem(409, "order_released", "the order has been released and can no longer be cancelled")
+        raise _conflict("order_released", "the order has been released and can no longer be cancelled", receipt)
+
+
+def _conflict(code: str, detail: str, receipt: Receipt) -> Problem:
+    return Problem(409, code, detail, current_version=receipt.stream_version)
 
 
 def _refuse_texts(**texts: str) -> None:

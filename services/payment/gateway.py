@@ -64,10 +64,17 @@ class PaymentGateway(Protocol):
 
 
 class PspSettings(DoorSettings):
-    """A decline under a code that is not listed is Unknown, not a decline: an operator settles it, or lists it."""
+    """A 402 under a code that is not listed is Unknown, not a decline: an operator settles it, or lists it."""
 
     decline_codes: frozenset[str] = frozenset(
-        {"card_declined", "do_not_honor", "expired_card", "insufficient_funds", "issuer_unavailable"}
+        {
+            "capture_declined",
+            "card_declined",
+            "do_not_honor",
+            "expired_card",
+            "insufficient_funds",
+            "issuer_unavailable",
+        }
     )
 
 
@@ -168,18 +175,18 @@ def read_reply(operation: Operation, status_code: int, body: bytes, settings: Ps
             done = _DONE[operation].model_validate_json(body)
             return Approved(done.id, done.amount, done.currency, getattr(done, "expires_at", None))
         if status_code == 402 and operation == "AUTHORIZE":
-            return _read_decline(_Declined.model_validate_json(body), settings)
+            declined = _Declined.model_validate_json(body)
+            return _listed(Refused(declined.code, declined.retryable), settings)
         if 400 <= status_code < 500 and status_code not in _NO_EFFECT:
-            return Refused(_Failed.model_validate_json(body).code)
+            code = _Failed.model_validate_json(body).code
+            return Refused(code) if status_code != 402 else _listed(Refused(code), settings)
     except ValidationError:
         return Unknown(f"unreadable answer with status {status_code}")
     return Unknown(f"status {status_code}")
 
 
-def _read_decline(declined: _Declined, settings: PspSettings) -> Reply:
-    if declined.code not in settings.decline_codes:
-        return Unknown(f"decline code {declined.code}")
-    return Refused(declined.code, declined.retryable)
+def _listed(declined: Refused, settings: PspSettings) -> Reply:
+    return declined if declined.code in settings.decline_codes else Unknown(f"decline code {declined.code}")
 
 
 class HttpPaymentGateway:

@@ -1,10 +1,12 @@
 """What has become of orders, for those who ask. Tracking answers what it has heard; it changes nothing."""
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import BeforeValidator
 
 from libs.events.base import Id
 from libs.events.channel import order_id_of
@@ -16,6 +18,16 @@ from services.tracking.views.order import ORDER_TRACKING
 from services.tracking.views.timeline import TimelineEntry, timeline
 
 router = APIRouter(tags=["tracking"])
+
+
+def _iso_day(text: object) -> object:
+    """A number would be taken for seconds since 1970."""
+    if isinstance(text, str) and not re.fullmatch("20[0-9]{2}-[0-9]{2}-[0-9]{2}", text):
+        raise ValueError("not a day of the years 2000 to 2099, as in 2026-01-05")
+    return text
+
+
+Day = Annotated[date, BeforeValidator(_iso_day)]
 
 MALFORMED: dict[int | str, dict[str, Any]] = {422: {"description": "A malformed id or query (problem+json)"}}
 UNHEARD_OF = MALFORMED | {404: {"description": "`not_found`: nothing has been heard of this order (problem+json)"}}
@@ -41,7 +53,7 @@ async def list_orders(
     status: OrderStatus | None = None,
     channel: Id | None = None,
     external_order_id: Id | None = None,
-    placed_day: Annotated[date | None, Query(description="UTC, as in 2026-01-05")] = None,
+    placed_day: Annotated[Day | None, Query(description="UTC, as in 2026-01-05")] = None,
 ) -> Page[OrderTracking]:
     where = _given(status=status, channel=channel, external_order_id=external_order_id, placed_day=placed_day)
     return await views.page(ORDER_TRACKING, where)

@@ -186,11 +186,15 @@ async def test_many_faults_are_answered_in_few_words_that_repeat_nothing(doors: 
 
 
 @pytest.mark.parametrize("card", CARDS)
-@pytest.mark.parametrize("field", ["pii__customer_id", "pii__email", "destination__postal_code", "payment__token"])
+@pytest.mark.parametrize(
+    "field",
+    ["pii__customer_id", "pii__email", "pii__ship_to__street", "destination__postal_code", "payment__token"],
+)
 async def test_card_number_in_a_text_is_refused(doors: Outside, field: str, card: str) -> None:
     if field == "destination__postal_code" and len(card) > 16:
         card = card.replace(" ", "").replace("-", "")
-    answer = await doors.post("order", "/orders", body_of(doors, **{field: card}))
+    body = body_of(doors, **({field: card} if "ship_to" not in field else {"pii__ship_to": {"street": f"At {card}"}}))
+    answer = await doors.post("order", "/orders", body)
     assert (answer.status_code, answer.json()["code"]) == (422, "pan_detected")
     assert card not in answer.text
 
@@ -309,6 +313,42 @@ async def test_command_that_does_not_fit_the_state_is_refused_with_the_current_v
         answer = await doors.post("order", f"{path}/{door}", body)
         assert (answer.status_code, answer.json()["code"]) == (409, code)
         assert answer.json()["current_version"] >= 1
+
+
+async def test_completed_order_is_neither_cancelled_nor_refunded_beyond_what_was_paid(doors: Outside) -> None:
+    placed = await doors.place(doors.order("SKU-HTTP"))
+    await doors.tracked(placed.order_id, "COMPLETED")
+    version = (await doors.sql("order", VERSION, f"order-{placed.order_id}"))[0]["stream_version"]
+    by = {"by": "me", "reason": "because"}
+    reference = {"channel": placed.channel, "external_order_id": placed.external_order_id, "reason": "CUSTOMER"}
+    for path, body, code in (
+        (f"/orders/{placed.order_id}/cancellation", {}, "order_released"),
+        ("/cancellations", reference, "order_released"),
+        (f"/orders/{placed.order_id}/refunds", {"refund_id": "r", "amount": 10**6, **by}, "refund_exceeds_captured"),
+        (f"/orders/{placed.order_id}/payment-method", {"token": "tok_other"}, "payment_method_not_awaited"),
+    ):
+        answer = await doors.post("order", path, body)
+        assert (answer.status_code, answer.json()["code"]) == (409, code), answer.text
+        assert answer.json()["current_version"] >= version
+
+
+VERSION = "SELECT stream_version FROM stream_head WHERE stream_id = $1"
+
+
+async def test_other_order_under_a_known_external_id_is_refused_with_the_current_version(doors: Outside) -> None:
+    body = body_of(doors)
+    assert (await doors.post("order", "/orders", body)).status_code == 201
+    answer = await doors.post("order", "/orders", {**body, "pii": {"customer_id": "another"}})
+    assert (answer.status_code, answer.json()["code"]) == (409, "order_exists"), answer.text
+    assert answer.json()["current_version"] >= 1
+
+
+@pytest.mark.parametrize(("zero", "code"), [(b"-0", "number_out_of_range"), (b"-0.0", "type_invalid")])
+async def test_minus_zero_is_no_quantity(doors: Outside, zero: bytes, code: str) -> None:
+    content = json.dumps(body_of(doors, lines__0__qty=7)).encode().replace(b'"qty": 7', b'"qty": ' + zero)
+    answer = await raw_post(doors, content)
+    assert answer.status_code == 422
+    assert code in {fault["code"] for fault in answer.json()["errors"] if fault["field"].endswith("qty")}, answer.text
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -524,6 +564,13 @@ async def test_odd_request_line_or_header_is_refused(doors: Outside, name: str) 
         sent = sent.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
     answer = await spoken(doors, sent, seconds=15)
     assert answer.split(b" ", 2)[1] in statuses, answer[:200]
+
+
+async def test_other_method_is_refused_with_those_that_there_are(doors: Outside) -> None:
+    for path, allowed in (("/orders", "GET, POST"), ("/cancellations", "POST"), (f"/orders/{uuid.uuid4()}", "GET")):
+        answer = await doors.doors["order"].delete(path)
+        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == allowed
 
 
 async def test_costly_bodies_do_not_hold_up_other_callers(doors: Outside) -> None:

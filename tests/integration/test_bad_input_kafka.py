@@ -4,7 +4,6 @@ ones go on. Good and bad take turns, so that no limit of the park stops a partit
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,15 +12,9 @@ import pytest
 
 from libs.events.envelope import Envelope, to_headers
 from libs.events.topics import PAYMENT_EVENTS
-from libs.runtime.event_store import PostgresStorage
-from libs.runtime.handler import Handler
-from libs.runtime.intake import Record
-from libs.runtime.storage import Partition
 from libs.testing.deadline import eventually
 from libs.testing.outside import Outside, outside
 from oms.cluster.cluster import LocalCluster
-from services.order.domain.timers import OrderTimers
-from services.order.service import service as order_service
 
 pytestmark = pytest.mark.integration
 
@@ -111,6 +104,7 @@ UNREADABLE: dict[str, tuple[bytes | None, Headers]] = {
     "external id of 129 characters": (b'{"channel":"web","external_order_id":"' + b"x" * 129 + b'"}', ()),
     "UTF-16": ('{"channel":"web"}'.encode("utf-16"), ()),
     "binary": (bytes(range(256)), ()),
+    "schema id of a registry": (b"\0\0\0\0\x05" + GOOD + b"}", ()),
     "depth 100,000": (b"[" * 100_000, ()),
     "300 KB": (GOOD + b"," + b" " * 300_000 + b'"a":1}', ()),
     "structured, a list": (b"[1,2]", [("content-type", b"application/cloudevents+json")]),
@@ -307,6 +301,7 @@ FORGED: dict[str, dict[str, bytes | None]] = {
     "stream with NUL": {"ce_subject": b"payment-\0"},
     "stream of 10 KB": {"ce_subject": b"p" * 10_000},
     "schema version 0": {"ce_dataschemaversion": b"0"},
+    "schema version as text": {"ce_dataschemaversion": b"latest"},
     "time without offset": {"ce_recordedtime": b"2026-01-05T10:00:00"},
     "time in year 1": {"ce_recordedtime": b"0001-01-01T00:00:00+00:00"},
     "time infinity": {"ce_time": b"infinity"},
@@ -380,27 +375,44 @@ async def test_gap_parks_the_key_at_once_and_the_missing_version_heals_it(kafka:
     await eventually(healed, "the key is free and all three versions are seen")
 
 
-async def test_newer_schema_stops_its_partition_and_no_other(system: LocalCluster) -> None:
-    """By a consumer of its own name on the real database, so that the running service's partition goes on."""
-    newer, other = Partition(PAYMENT_EVENTS.name, 0), Partition(PAYMENT_EVENTS.name, 1)
-    consumer = f"test.{uuid.uuid4().hex[:8]}"
+async def test_newer_schema_stops_its_partition_and_no_other_until_an_operator_moves_on(kafka: Outside) -> None:
+    """Order and tracking both read it: both wait, and go on once the position is beyond it."""
     order_id = str(uuid.uuid4())
+    tomorrow = {"ce_type": b"oms.payment.PaymentAuthorized", "ce_dataschemaversion": b"99"}
+    place = await tell(kafka, order_id, headers_of(order_id, 1, **tomorrow))
+    partition = f"{place.topic}/{place.partition}"
+    readers = {"order": POLICY, "tracking": "oms.tracking.views"}
 
-    def record(partition: Partition, offset: int, **changes: bytes | None) -> Record:
-        headers = headers_of(order_id + str(partition.number), offset + 1, **changes)
-        return Record(partition, offset, order_id.encode(), headers, b"{}", datetime.now(UTC))
+    async def halted(service: str) -> str | None:
+        found: dict[str, str] = (await kafka.aside(service, "/status")).json()["halted"]
+        return found.get(partition)
 
-    async with asyncpg.create_pool(system.dsn("order", "app"), min_size=1, max_size=2) as pool:
-        storage = PostgresStorage(pool, "/test")
-        handler = Handler(replace(order_service(OrderTimers()), projections=[]), storage, consumer=consumer)
-        await storage.ensure_positions(consumer, {newer: 0, other: 0})
-        tomorrow = {"ce_type": b"oms.payment.PaymentAuthorized", "ce_dataschemaversion": b"99"}
-        records = [record(newer, 0), record(newer, 1, **tomorrow), record(newer, 2), record(other, 0), record(other, 1)]
-        handled = await handler.handle_records(records)
-        assert list(handled.halted) == [newer]
-        assert "version 99" in handled.halted[newer]
-        assert handled.counts == {"skipped": 3}
-        assert await storage.ensure_positions(consumer, {}) == {newer: 1, other: 2}
+    try:
+        for service in readers:
+            assert "version 99" in await eventually(lambda service=service: halted(service), f"{service} waits")
+        behind, other = str(uuid.uuid4()), str(uuid.uuid4())
+        await tell(kafka, behind, headers_of(behind, 1))
+        elsewhere = await tell(kafka, other, headers_of(other, 1), partition=place.partition + 1)
+        await position(kafka, elsewhere)
+        rows = await kafka.sql("order", AT, POLICY, place.topic, place.partition)
+        assert [row["next_offset"] for row in rows] == [place.offset]
+    finally:
+        for service, consumer in readers.items():
+            await kafka.sql(service, MOVED, consumer, place.topic, place.partition)
+    for service, consumer in readers.items():
+        await position(kafka, place, consumer, service)
+        await eventually(lambda service=service: resumed(kafka, service), f"{service} goes on")
+
+
+AT = "SELECT next_offset FROM consumer_position WHERE consumer = $1 AND topic = $2 AND partition = $3"
+MOVED = (
+    "UPDATE consumer_position SET next_offset = next_offset + 1, skipped = skipped + 1"
+    " WHERE consumer = $1 AND topic = $2 AND partition = $3"
+)
+
+
+async def resumed(kafka: Outside, service: str) -> bool:
+    return not (await kafka.aside(service, "/status")).json()["halted"]
 
 
 async def test_no_bad_record_keeps_a_good_order_from_its_end(kafka: Outside) -> None:

@@ -121,10 +121,12 @@ async def test_callback_not_signed_by_the_partner_is_refused_and_leaves_nothing(
     package = shipped["packages"][0]
     body = about_payment(shipped["order_id"]) if service == "payment" else about_package(package, "delivered")
     before = await doors.events(service, shipped["order_id"])
+    counted = await doors.counted(service, "oms_callbacks_refused_total")
     sent = spoilt(doors, how, body)
     answer = await doors.doors[service].post(DOORS[service], **sent)
     assert (answer.status_code, answer.json()["code"]) == (401, "signature_invalid"), answer.text
     assert await doors.events(service, shipped["order_id"]) == before
+    assert await doors.counted(service, "oms_callbacks_refused_total") == counted + 1
     assert await answers_to(doors, service, sent["headers"].get("webhook-id", "")) == 0
 
 

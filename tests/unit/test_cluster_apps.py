@@ -26,6 +26,7 @@ def test_service_gets_its_own_addresses_and_no_owner(addresses: Addresses) -> No
     command = apps.service("payment", addresses)
     assert command.argv == (sys.executable, "-m", "services.payment", "api", "worker")
     expected = {
+        "OMS_ALLOW_UNSAFE": "single_replica",
         "OMS_KAFKA_BOOTSTRAP": "127.0.0.1:20000",
         "OMS_POSTGRES_DSN": "postgresql://payment_app",
         "OMS_POSTGRES_READ_DSN": "postgresql://payment_read",
@@ -38,6 +39,13 @@ def test_service_gets_its_own_addresses_and_no_owner(addresses: Addresses) -> No
     }
     assert expected.items() <= command.env.items()
     assert "OMS_POSTGRES_OWNER_DSN" not in command.env
+
+
+def test_service_is_allowed_what_one_broker_makes_unsafe_beside_what_its_caller_allows(
+    addresses: Addresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMS_ALLOW_UNSAFE", "fsync,clock_skew")
+    assert apps.service("order", addresses).env["OMS_ALLOW_UNSAFE"] == "clock_skew,fsync,single_replica"
 
 
 def test_only_the_migration_gets_the_owner(addresses: Addresses) -> None:

@@ -195,6 +195,12 @@ NEITHER: list[tuple[int, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize("intent", [CAPTURING, REFUNDING, VOIDING])
+def test_decline_of_any_call_under_an_unknown_code_is_unknown(intent: Any) -> None:
+    command = performed(intent, answering(402, json={"status": "declined", "code": "never_heard_of"}))
+    assert command == RecordUnknown("o1-p", intent.idempotency_key)
+
+
 @pytest.mark.parametrize(("status_code", "content"), NEITHER)
 def test_answer_that_is_not_wholly_right_is_unknown(status_code: int, content: dict[str, Any]) -> None:
     assert performed(ASKED, answering(status_code, **content)) == RecordUnknown("o1-p", KEY)

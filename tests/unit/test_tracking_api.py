@@ -82,6 +82,11 @@ async def test_order_nobody_spoke_of_is_not_found(client: httpx.AsyncClient, pat
         "/orders?status=PAID",
         "/orders?channel=%27",
         "/orders?placed_day=yesterday",
+        "/orders?placed_day=0",
+        "/orders?placed_day=1767607200",
+        "/orders?placed_day=2026-01-05T00:00:00Z",
+        "/orders?placed_day=2026-02-30",
+        "/orders?placed_day=1999-12-31",
         "/exceptions?type=NONE",
     ],
 )

@@ -49,6 +49,8 @@ class ClockJump(Kind):
 
     async def strike(self, scene: Scene) -> None:
         wrong = {"LD_PRELOAD": faketime(), "FAKETIME": f"{self.hours:+}h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        # By itself a process with such a clock does not start; one whose clock jumps later looks like this.
+        wrong["OMS_ALLOW_UNSAFE"] = f"clock_skew,{scene.arena.commands[self.target].env['OMS_ALLOW_UNSAFE']}"
         member = scene.arena.second(self.target, **wrong)
         await asyncio.sleep(12)
         await scene.arena.stop(member)
