@@ -11,7 +11,7 @@ import random
 import shutil
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -271,8 +271,17 @@ class Campaign:
             finally:
                 await connection.close()
             figures = (process.memory_info().rss, process.num_fds(), sessions, outbox)
-            usage.append(Usage(service, *figures, warm=warm))
+            usage.append(Usage(service, *figures, warm=warm, sockets=self._sockets(process)))
         return usage
+
+    def _sockets(self, process: psutil.Process) -> str:
+        """How many connections, by state and by where they lead."""
+        ports = {port: name for name, port in self.arena.ports.items()}
+        counts = Counter(
+            f"{one.status} {ports.get(one.laddr.port) or ports.get(one.raddr.port if one.raddr else 0, 'elsewhere')}"
+            for one in process.net_connections("tcp")
+        )
+        return ", ".join(f"{number} {what}" for what, number in counts.most_common())
 
     # --- rest ----------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ def bounded(history: History) -> Iterator[Violation]:
         if use.rss > max(2 * before.rss, before.rss + ROOM):
             yield Violation("I-23", use.name, f"{use.rss >> 20} MiB, was {before.rss >> 20}")
         if use.fds > before.fds + 40:
-            yield Violation("I-23", use.name, f"{use.fds} open files, was {before.fds}")
+            yield Violation("I-23", use.name, f"{use.fds} open files, was {before.fds}: {use.sockets}")
         if use.connections > before.connections + 8:
             yield Violation("I-23", use.name, f"{use.connections} connections to PostgreSQL, was {before.connections}")
         if use.outbox:

@@ -124,6 +124,7 @@ class Usage:
     connections: int
     outbox: int
     warm: bool
+    sockets: str = ""  # for people: what the open files are
 
 
 @dataclass
