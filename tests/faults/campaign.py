@@ -42,6 +42,7 @@ REST_SECONDS = 240.0
 IDLE_SECONDS = 45.0
 REBUILD_SECONDS = 900.0
 TELL_SECONDS = 60.0
+TELL_REST_SECONDS = 15.0
 AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError, ValueError)
 OUT = Path("build/faults.json")
 
@@ -288,12 +289,16 @@ class Campaign:
     async def _rest(self) -> None:
         """Until nothing moves: lags 0, nothing in an outbox, no effect, no timer of the next 10 s, no callback due."""
         deadline, quiet, why = time.monotonic() + REST_SECONDS, 0, "nothing was asked yet"
+        told_at = time.monotonic()
         while quiet < 3:
             try:
                 why = await self._moving()
             except AWAY as error:
                 why = f"{type(error).__name__}: {error}"
             quiet = 0 if why else quiet + 1
+            if why and time.monotonic() > told_at + TELL_REST_SECONDS:
+                told_at = time.monotonic()
+                self.say(f"  no rest yet: {why}")
             if time.monotonic() > deadline:
                 self.say(f"no rest after {REST_SECONDS:.0f} s: {why}")
                 return
