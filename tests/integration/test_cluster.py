@@ -118,7 +118,7 @@ def test_app_has_time_limits_and_the_server_is_durable(cluster: LocalCluster) ->
         "lock_timeout": "2s",
         "idle_in_transaction_session_timeout": "5s",
         "client_connection_check_interval": "5s",
-        "tcp_user_timeout": "20s",
+        "tcp_user_timeout": "20000",
     }
     for limit, value in limits.items():
         assert asyncio.run(fetch(cluster.dsn("order"), f"SHOW {limit}")) == value
