@@ -36,6 +36,7 @@ from tests.faults.report import Report, Struck
 
 KINDS_A_MINUTE = 2.5
 AT_ONCE = 2
+ALONE = 0.3
 PROBE_SKU = "SKU-PROBE"
 PROBE_SECONDS = 90.0
 REST_SECONDS = 240.0
@@ -121,7 +122,10 @@ class Campaign:
     # --- strikes -------------------------------------------------------------------------------------------------
 
     async def _strike_all(self, until: float) -> None:
-        """Each drawn kind once, then again in another order while there is time; at most two at once."""
+        """Each drawn kind once, then again in another order while there is time; at most two at once.
+
+        Some have the system to themselves: how long recovery takes can be said of those only.
+        """
         round_ = 0
         while round_ == 0 or time.monotonic() < until:
             names = list(self.plan.kinds)
@@ -129,11 +133,20 @@ class Campaign:
             for name in names:
                 if round_ and time.monotonic() > until:
                     break
+                alone = self._random.random() < ALONE
+                if alone:
+                    await self._quiet()
                 await self._strike(name)
+                if alone:
+                    await self._quiet()
                 await asyncio.sleep(self._random.uniform(0.5, 4.0))
             round_ += 1
             if not any(name not in self.report.skipped for name in names):
                 break
+        await self._quiet()
+
+    async def _quiet(self) -> None:
+        """Until nothing is under way."""
         while self._under_way:
             await asyncio.wait(self._under_way.values())
 

@@ -43,7 +43,7 @@ class Mood(Kind):
 
 def _mood(name: str, lasts: tuple[float, float]) -> Make:
     return lambda dice: Mood(
-        name=f"outside_{name}", target=dice.choice(SIMULATORS), mood=MOODS[name], lasts=dice.uniform(*lasts)
+        name=f"outside_{name}", target=dice.choice(SIMULATORS), mood=MOODS[name], lasts=dice.uniform(*lasts), bound=30
     )
 
 
