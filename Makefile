@@ -36,7 +36,7 @@ down: .venv/local.stamp ## stop the local cluster; its data stays
 status: .venv/local.stamp ## show every part of the local cluster, its health and lag
 	@$(BIN)/oms status $(ARGS)
 
-test: .venv/dev.stamp ## all tests but the campaign, on a local cluster of real Kafka and PostgreSQL
+test: .venv/dev.stamp ## all tests, a short fault campaign among them, on a local cluster of real Kafka and PostgreSQL
 	@$(BIN)/pytest $(ARGS)
 
 faults: .venv/dev.stamp ## the fault campaign on the live cluster (SEED=1 MINUTES=10 KINDS="…")

@@ -1,6 +1,8 @@
 """The two clusters that tests share: servers alone, and the whole system with services and simulators."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -20,3 +22,24 @@ def system() -> Iterator[LocalCluster]:
     """The whole system as processes."""
     with quick_system() as cluster:
         yield cluster
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With OMS_NO_SKIPS=1 a skip fails: what was not run proves nothing, and the machine is to bring every tool."""
+    del item
+    return _unskipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _unskipped((yield))
+
+
+Told = TypeVar("Told", pytest.TestReport, pytest.CollectReport)
+
+
+def _unskipped(report: Told) -> Told:
+    if os.environ.get("OMS_NO_SKIPS") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, and OMS_NO_SKIPS is set: {report.longreprtext}"
+    return report

@@ -10,9 +10,16 @@ import asyncpg
 from oms.cluster.postgres import roles_of
 from oms.cluster.process import ClusterError
 
-# A statement that runs long, waits for a lock, or a forgotten transaction must fail before it stops the whole service.
+# A statement that runs long, waits for a lock, or a forgotten transaction must fail before it stops the whole service;
+# what a client that has gone away still holds is let go. Migrations run as the owner, who has no limits.
 LIMITS = {
-    "app": {"statement_timeout": "5s", "lock_timeout": "2s", "idle_in_transaction_session_timeout": "5s"},
+    "app": {
+        "statement_timeout": "5s",
+        "lock_timeout": "2s",
+        "idle_in_transaction_session_timeout": "5s",
+        "client_connection_check_interval": "5s",
+        "tcp_user_timeout": "20s",
+    },
     "read": {"statement_timeout": "30s", "lock_timeout": "2s", "default_transaction_read_only": "on"},
 }
 

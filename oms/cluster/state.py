@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class StateDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
         self._lock_fd: int | None = None
+        self._claims: dict[int, int] = {}  # a descriptor for each port
 
     @property
     def logs(self) -> Path:
@@ -97,6 +98,8 @@ class StateDirectory:
         return True
 
     def unlock(self) -> None:
+        while self._claims:
+            os.close(self._claims.popitem()[1])
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -140,22 +143,41 @@ class StateDirectory:
         return path
 
     def ports(self, names: Iterable[str]) -> Mapping[str, int]:
-        """A free port for each name: the one it had the last time if that is still free."""
+        """A free port for each name, until `unlock` no other cluster's: the one it had last time if that is free."""
         path = self.path / "ports.json"
         before: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        chosen = pick_ports(names, before)
+        chosen = pick_ports(names, before, self._claim)
         write_private(path, json.dumps({**before, **chosen}, indent=2))
         return chosen
 
+    def _claim(self, port: int) -> bool:
+        """Whether no other cluster of this account has chosen it: a server takes a while to bind what was chosen."""
+        if port in self._claims:
+            return True
+        folder = Path(tempfile.gettempdir()) / f"orderloom-ports-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._claims[port] = fd
+        return True
 
-def pick_ports(names: Iterable[str], preferred: Mapping[str, int] | None = None) -> dict[str, int]:
+
+def pick_ports(
+    names: Iterable[str],
+    preferred: Mapping[str, int] | None = None,
+    claim: Callable[[int], bool] = lambda _port: True,
+) -> dict[str, int]:
     preferred = preferred or {}
     held: dict[str, socket.socket] = {}
     try:
         for name in names:  # hold each until all are chosen: no two get the same
-            candidates = random.sample(PORT_RANGE, 200)
+            candidates = [port for port in random.sample(PORT_RANGE, 200) if port not in preferred.values()]
             for port in [preferred[name], *candidates] if name in preferred else candidates:
-                if (listener := _bind(port)) is not None:
+                if claim(port) and (listener := _bind(port)) is not None:
                     held[name] = listener
                     break
             else:

@@ -120,6 +120,17 @@ class Arena:
                 raise TimeoutError(f"{name} was not started anew within {seconds} s")
             await asyncio.sleep(0.1)
 
+    async def joined(self, service: str) -> str:
+        """Another process of a service that has its share of the partitions; its name."""
+        name = self.second(service)
+        port = self.cluster.supervisor.child(name).command.env["OMS_HTTP_PORT"]
+        try:
+            await health.wait_ready({name: f"http://127.0.0.1:{port}"}, lambda: None, 40)
+        except BaseException:
+            await self.stop(name)
+            raise
+        return name
+
     def second(self, service: str, **env: str) -> str:
         """Another process of a service, with the same environment and a port of its own; its name."""
         self.extra += 1

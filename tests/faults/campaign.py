@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,10 +36,14 @@ from tests.faults.report import Report, Struck
 
 KINDS_A_MINUTE = 2.5
 AT_ONCE = 2
+ALONE = 0.3
 PROBE_SKU = "SKU-PROBE"
 PROBE_SECONDS = 90.0
 REST_SECONDS = 240.0
 IDLE_SECONDS = 45.0
+REBUILD_SECONDS = 900.0
+TELL_SECONDS = 60.0
+TELL_REST_SECONDS = 15.0
 AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx.HTTPError, ValueError)
 OUT = Path("build/faults.json")
 
@@ -75,6 +80,8 @@ class Campaign:
     _samples: list[dict[tuple[str, str, int], int]] = field(default_factory=list)
     _usage: list[Usage] = field(default_factory=list)
     _under_way: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+    _unhealed: int = 0
+    _last_healed: float = 0.0
 
     def __post_init__(self) -> None:
         self.report = Report(self.plan.seed, self.plan.kinds, left_out=dict(LEFT_OUT))
@@ -90,6 +97,7 @@ class Campaign:
             await driver.open_shop()
             await self._stock_of_probes(driver)
             driving, sampling = asyncio.create_task(driver.run()), asyncio.create_task(self._sample())
+            telling = asyncio.create_task(self._tell(driver, began))
             await self._probe("order", time.monotonic())  # warm: an order has gone through
             self._usage = await self._measured(warm=True)
             await self._strike_all(began + self.plan.minutes * 60)
@@ -98,9 +106,12 @@ class Campaign:
             await driving
             await self._rest()
             sampling.cancel()
+            telling.cancel()
             history = await self._evidence(journal)
             history.usage = await self._settled()
+            self.say(f"judges {len(history.records)} records, {sum(1 for _ in history.all())} events")
             self.report.violations = judge(history)
+            self.say(f"judged, with {psutil.Process().memory_info().rss >> 20} MiB of evidence")
         finally:
             await driver.close()
             journal.close()
@@ -111,7 +122,10 @@ class Campaign:
     # --- strikes -------------------------------------------------------------------------------------------------
 
     async def _strike_all(self, until: float) -> None:
-        """Each drawn kind once, then again in another order while there is time; at most two at once."""
+        """Each drawn kind once, then again in another order while there is time; at most two at once.
+
+        Some have the system to themselves: how long recovery takes can be said of those only.
+        """
         round_ = 0
         while round_ == 0 or time.monotonic() < until:
             names = list(self.plan.kinds)
@@ -119,11 +133,20 @@ class Campaign:
             for name in names:
                 if round_ and time.monotonic() > until:
                     break
+                alone = self._random.random() < ALONE
+                if alone:
+                    await self._quiet()
                 await self._strike(name)
+                if alone:
+                    await self._quiet()
                 await asyncio.sleep(self._random.uniform(0.5, 4.0))
             round_ += 1
             if not any(name not in self.report.skipped for name in names):
                 break
+        await self._quiet()
+
+    async def _quiet(self) -> None:
+        """Until nothing is under way."""
         while self._under_way:
             await asyncio.wait(self._under_way.values())
 
@@ -153,6 +176,7 @@ class Campaign:
 
     async def _struck(self, kind: Kind, struck: Struck) -> None:
         self.say(f"strikes {kind.name} on {kind.target}")
+        self._unhealed += 1
         try:
             await kind.strike(self._scene)
             if kind.lasts:
@@ -164,7 +188,11 @@ class Campaign:
         except Exception as error:  # noqa: BLE001
             struck.error = struck.error or f"{type(error).__name__}: {error}"
         struck.healed, struck.notes = kind.over_at or time.monotonic(), kind.notes
+        self._unhealed -= 1
+        self._last_healed = time.monotonic()
         struck.recovery = await self._probe(kind.target.partition(":")[0], struck.healed)
+        if struck.recovery is not None and kind.took_over is not None:
+            struck.recovery = kind.took_over
         took = "never went on" if struck.recovery is None else f"{struck.recovery:.1f} s"
         self.say(f"  {kind.name} on {kind.target}: {struck.error or took} {' '.join(kind.notes)}")
 
@@ -175,24 +203,33 @@ class Campaign:
         await driver._post("receipt", "inventory", "/stock/receipts", {"receipt_id": "probes", "lines": lines})
 
     async def _probe(self, target: str, since: float) -> float | None:
-        """Seconds until an order placed from now on gets as far as it cannot without the target."""
+        """Seconds until an order placed from now on gets as far as it cannot without the target.
+
+        None if that takes too long, not counting while something else is struck: then nobody can say what it waits for.
+        Orders are placed all the time: those of an outage end as expired, and never arrive.
+        """
         driver = self._scene.driver
         placing: set[asyncio.Task[Any]] = set()
-        orders: list[dict[str, Any]] = []
+        orders: deque[dict[str, Any]] = deque(maxlen=12)
         placed_at = 0.0
         try:
-            while time.monotonic() < since + PROBE_SECONDS:
-                if time.monotonic() > placed_at + 2 and len(orders) < 12:
+            while self._may_still_come(since):
+                if time.monotonic() > placed_at + 2:
                     placed_at = time.monotonic()
                     orders.append(order := driver.order("tok_visa", PROBE_SKU))
                     placing.add(asyncio.create_task(driver.place_http(order)))
-                for order in orders:
+                for order in list(orders):
                     if await self._arrived(target, order):
                         return time.monotonic() - since
                 await asyncio.sleep(0.25)
             return None
         finally:
             await asyncio.gather(*placing, return_exceptions=True)
+
+    def _may_still_come(self, since: float) -> bool:
+        now = time.monotonic()
+        calm_since = now if self._unhealed else max(since, self._last_healed)
+        return now < calm_since + PROBE_SECONDS and now < since + 3 * PROBE_SECONDS
 
     async def _arrived(self, target: str, order: dict[str, Any]) -> bool:
         found = await self._scene.driver.view(order)
@@ -213,6 +250,12 @@ class Campaign:
             return False
 
     # --- measures ------------------------------------------------------------------------------------------------
+
+    async def _tell(self, driver: Driver, began: float) -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            minutes, strikes = (time.monotonic() - began) / 60, len(self.report.strikes)
+            self.say(f"-- {minutes:.0f} of {self.plan.minutes:g} min · {driver.orders} orders · {strikes} strikes")
 
     async def _sample(self) -> None:
         while True:
@@ -242,20 +285,33 @@ class Campaign:
             finally:
                 await connection.close()
             figures = (process.memory_info().rss, process.num_fds(), sessions, outbox)
-            usage.append(Usage(service, *figures, warm=warm))
+            usage.append(Usage(service, *figures, warm=warm, sockets=self._sockets(process)))
         return usage
+
+    def _sockets(self, process: psutil.Process) -> str:
+        """How many connections, by state and by where they lead."""
+        ports = {port: name for name, port in self.arena.ports.items()}
+        counts = Counter(
+            f"{one.status} {ports.get(one.laddr.port) or ports.get(one.raddr.port if one.raddr else 0, 'elsewhere')}"
+            for one in process.net_connections("tcp")
+        )
+        return ", ".join(f"{number} {what}" for what, number in counts.most_common())
 
     # --- rest ----------------------------------------------------------------------------------------------------
 
     async def _rest(self) -> None:
         """Until nothing moves: lags 0, nothing in an outbox, no effect, no timer of the next 10 s, no callback due."""
         deadline, quiet, why = time.monotonic() + REST_SECONDS, 0, "nothing was asked yet"
+        told_at = time.monotonic()
         while quiet < 3:
             try:
                 why = await self._moving()
             except AWAY as error:
                 why = f"{type(error).__name__}: {error}"
             quiet = 0 if why else quiet + 1
+            if why and time.monotonic() > told_at + TELL_REST_SECONDS:
+                told_at = time.monotonic()
+                self.say(f"  no rest yet: {why}")
             if time.monotonic() > deadline:
                 self.say(f"no rest after {REST_SECONDS:.0f} s: {why}")
                 return
@@ -264,7 +320,7 @@ class Campaign:
 
     async def _moving(self) -> str:
         """What still moves, in words; empty when nothing does."""
-        ends = await self._ends()
+        ends = await collect.ends(self.arena.places.kafka)
         for service in SERVICES:
             connection = await asyncpg.connect(self.arena.places.dsns[service], timeout=5)
             try:
@@ -288,18 +344,6 @@ class Campaign:
                     return f"{name} has {left} callbacks to make"
         return ""
 
-    async def _ends(self) -> dict[tuple[str, int], int]:
-        from aiokafka import AIOKafkaConsumer, TopicPartition
-
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.arena.places.kafka, group_id=None)
-        await asyncio.wait_for(consumer.start(), 10)
-        try:
-            places = [TopicPartition(topic, number) for topic in collect.TOPICS for number in range(6)]
-            ends = await asyncio.wait_for(consumer.end_offsets(places), 10)
-            return {(place.topic, place.partition): end for place, end in ends.items()}
-        finally:
-            await asyncio.wait_for(consumer.stop(), 10)
-
     # --- evidence ------------------------------------------------------------------------------------------------
 
     async def _evidence(self, journal: Journal) -> History:
@@ -309,7 +353,7 @@ class Campaign:
         before = {name: len(history.facts[name]) for name in OWNERS}
         for service in SERVICES:
             self.say(f"rebuilds the views of {service}")
-            await self.arena.run(service, "rebuild")
+            await self.arena.run(service, "rebuild", seconds=REBUILD_SECONDS)
         for service in SERVICES:
             connection = await asyncpg.connect(places.dsns[service], timeout=10)
             try:
@@ -350,15 +394,16 @@ def main() -> int:
     say(f"seed {seed}, {plan.minutes:g} minutes, kinds: {', '.join(plan.kinds)}")
     with arena() as made:
         report = asyncio.run(run(plan, made, say))
-        if not report.sound:
+        if not report.sound or report.late:
             keep = Path("build/faults-evidence")
             shutil.rmtree(keep, ignore_errors=True)
             shutil.copytree(made.state_dir / "logs", keep / "logs")
             shutil.copy(made.state_dir / "journal.jsonl", keep)
             say(f"logs and journal are in {keep}")
     report.write(OUT)
+    OUT.with_suffix(".md").write_text(report.markdown())
     sys.stdout.write(report.table() + "\n")
-    return 0 if report.sound else 1
+    return 0 if report.sound and not report.late else 1
 
 
 if __name__ == "__main__":

@@ -137,8 +137,13 @@ class Driver:
         await work
 
     async def _restock(self) -> None:
-        sku = self._sku(self._random.randrange(4))
-        lines = [{"sku": sku, "location": node, "qty": self._random.randint(5, 30)} for node in NODES]
+        """A little of a hot SKU, and of any other enough to last for an hour."""
+        skus = {self._sku(self._random.randrange(4)): 30, self._sku(self._random.randrange(4, SKUS)): 60}
+        lines = [
+            {"sku": sku, "location": node, "qty": self._random.randint(5, most)}
+            for sku, most in skus.items()
+            for node in NODES
+        ]
         body = {"receipt_id": f"r-{uuid.uuid4().hex}", "lines": lines}
         await self._post("receipt", "inventory", "/stock/receipts", body)
 

@@ -146,6 +146,7 @@ class Maker:
 
     def called(self, simulator: str, operation: str, reference: str, key: str, **more: Any) -> None:
         row = {"operation": operation, "reference": reference, "idempotency_key": key, "status_code": 201, **more}
+        row["created_at"] = AT.isoformat()
         self.history.ledgers.setdefault(simulator, []).append(row)
 
     def placed(self, n: int, order_id: str, key: str, **done: Any) -> None:

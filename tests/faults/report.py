@@ -59,6 +59,13 @@ class Report:
     def sound(self) -> bool:
         return not (self.violations or self.missed or self.stuck)
 
+    @property
+    def summary(self) -> str:
+        return (
+            f"seed {self.seed} · {self.seconds / 60:.1f} min · {self.orders} orders · {len(self.strikes)} strikes of "
+            f"{len(self.drawn) - len(self.skipped)} kinds · {len(self.violations)} violations"
+        )
+
     def kinds(self) -> dict[str, dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
         for kind in self.drawn:
@@ -86,10 +93,7 @@ class Report:
             lines.append(f"{kind:<28}{shown[0]:>6}{shown[1]:>8}{shown[2]:>8}{shown[3]:>7}  {', '.join(row['targets'])}")
             lines += [f"{'':<28}  failed: {error}" for error in row["errors"]]
         lines.append("")
-        lines.append(
-            f"seed {self.seed} · {self.seconds / 60:.1f} min · {self.orders} orders · {len(self.strikes)} strikes of "
-            f"{len(self.drawn) - len(self.skipped)} kinds · {len(self.violations)} violations"
-        )
+        lines.append(self.summary)
         lines += [f"  late: {s.kind} on {s.target} took {s.recovery:.1f} s, bound {s.bound:g}" for s in self.late]
         lines += [f"  never went on: {s.kind} on {s.target}" for s in self.stuck]
         lines += [f"  never struck: {kind}" for kind in self.missed]
@@ -97,6 +101,20 @@ class Report:
             told = [str(violation) for violation in self.violations if violation.invariant == invariant]
             lines += [f"  {invariant}: {number}", *(f"    {text[:400]}" for text in told[:SHOWN])]
         return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """The table of docs/guarantees.md."""
+        lines = [
+            self.summary,
+            "",
+            "| kind | times | recovery p50 s | max s | bound s |",
+            "| --- | --: | --: | --: | --: |",
+        ]
+        for kind, row in sorted(self.kinds().items()):
+            figures = (row["times"], row["recovery_p50"], row["recovery_max"], row["bound"])
+            shown = ["–" if figure is None else f"{figure:g}" for figure in figures]
+            lines.append(f"| `{kind}` | {' | '.join(shown)} |")
+        return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,3 +57,10 @@ def test_report_is_written_for_machines(tmp_path: Path) -> None:
     body = json.loads((tmp_path / "build" / "faults.json").read_text())
     assert (body["strikes"], body["orders"], body["violations"]) == (2, 7, [])
     assert body["kinds"]["kill_kafka"]["recovery_p50"] == 4.0
+
+
+def test_table_for_the_documents_has_a_row_for_each_kind() -> None:
+    written = report(KILLED, orders=7).markdown()
+    assert "7 orders" in written
+    assert "| `kill_kafka` | 1 | 4 | 4 | 30 |" in written
+    assert "| `deadlock` | 0 | – | – | – |" in written

@@ -113,11 +113,22 @@ def test_only_the_owner_makes_tables(cluster: LocalCluster) -> None:
 
 
 def test_app_has_time_limits_and_the_server_is_durable(cluster: LocalCluster) -> None:
-    assert asyncio.run(fetch(cluster.dsn("order"), "SHOW statement_timeout")) == "5s"
-    assert asyncio.run(fetch(cluster.dsn("order"), "SHOW lock_timeout")) == "2s"
-    assert asyncio.run(fetch(cluster.dsn("order"), "SHOW idle_in_transaction_session_timeout")) == "5s"
+    limits = {
+        "statement_timeout": "5s",
+        "lock_timeout": "2s",
+        "idle_in_transaction_session_timeout": "5s",
+        "client_connection_check_interval": "5s",
+        "tcp_user_timeout": "20000",
+    }
+    for limit, value in limits.items():
+        assert asyncio.run(fetch(cluster.dsn("order"), f"SHOW {limit}")) == value
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):
         assert asyncio.run(fetch(cluster.dsn("order"), f"SHOW {setting}")) == "on"
+
+
+def test_migrations_have_no_time_limit(cluster: LocalCluster) -> None:
+    for limit in ("statement_timeout", "lock_timeout"):
+        assert asyncio.run(fetch(cluster.dsn("order", "owner"), f"SHOW {limit}")) == "0"
 
 
 def test_second_start_finds_the_first(cluster: LocalCluster) -> None:

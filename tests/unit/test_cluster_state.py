@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 
 from oms.cluster.guard import start_time
 from oms.cluster.process import ClusterError
-from oms.cluster.state import PORT_RANGE, ClusterState, ProcessState, StateDirectory, pick_ports
+from oms.cluster.state import PORT_RANGE, ClusterState, ProcessState, StateDirectory, pick_ports, write_private
 
 
 @pytest.fixture
@@ -78,6 +79,17 @@ def test_ports_differ_and_stay_the_same_next_time(directory: StateDirectory) -> 
     assert len(set(ports.values())) == len(names)
     assert set(ports.values()) <= set(PORT_RANGE)
     assert directory.ports(names) == ports
+
+
+def test_port_that_another_cluster_has_chosen_is_not_chosen_until_it_ends(directory: StateDirectory) -> None:
+    chosen = directory.ports(["kafka"])
+    other = StateDirectory(directory.path.with_name("other"))
+    other.create()
+    write_private(other.path / "ports.json", json.dumps(chosen))
+    assert other.ports(["kafka"]) != chosen
+    directory.unlock()
+    write_private(other.path / "ports.json", json.dumps(chosen))
+    assert other.ports(["kafka"]) == chosen
 
 
 def test_port_in_use_is_replaced() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import asyncpg
 
+from oms.cluster.databases import LIMITS
 from tests.faults.arena import SERVICES
 from tests.faults.kinds.kind import Kind, Make, Scene
 from tests.faults.kinds.processes import OWNERS
+from tests.faults.kinds.records import patiently
 
 LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 HOT = "stream_id IN (SELECT 'stock-SKU-0' || n FROM generate_series(0, 5) n)"
@@ -54,6 +56,30 @@ class LockedWhileRebalancing(Locked):
         member = scene.arena.second(self.target)
         await asyncio.sleep(4)
         await scene.arena.stop(member)
+
+
+@dataclass
+class StatementsCutShort(Kind):
+    """The service's statements run into their time limit: which of them, and where in its work, is chance."""
+
+    limit: str = "1ms"
+
+    async def strike(self, scene: Scene) -> None:
+        await self._limited(scene, self.limit)
+        self.notes.append(self.limit)
+
+    async def heal(self, scene: Scene) -> None:
+        await patiently(lambda: self._limited(scene, LIMITS["app"]["statement_timeout"]))
+
+    async def _limited(self, scene: Scene, limit: str) -> None:
+        """For new sessions; those that are open end."""
+        role = f"oms_{self.target}_app"
+        connection = await asyncpg.connect(scene.arena.dsn(), timeout=10)
+        try:
+            await connection.execute(f"ALTER ROLE {role} SET statement_timeout = '{limit}'")
+            await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+        finally:
+            await connection.close()
 
 
 @dataclass
@@ -115,6 +141,9 @@ KINDS: dict[str, Make] = {
     ),
     "rebalance_in_transaction": lambda dice: LockedWhileRebalancing(
         name="rebalance_in_transaction", target="inventory", lasts=1, statement="LOCK TABLE outbox IN EXCLUSIVE MODE"
+    ),
+    "statement_timeouts": lambda dice: StatementsCutShort(
+        name="statement_timeouts", target=dice.choice(SERVICES), lasts=8, limit=dice.choice(("1ms", "2ms", "5ms"))
     ),
     "connections_exhausted": lambda dice: Exhausted(name="connections_exhausted", target="postgres", lasts=8),
     "deadlock": lambda dice: Deadlock(name="deadlock", target="inventory"),

@@ -43,6 +43,8 @@ class Kind:
     notes: list[str] = field(default_factory=list)
     over_at: float = 0.0
     """From when recovery counts, where that is before the strike returns (a process died, and was waited for)."""
+    took_over: float | None = None
+    """Seconds until others had done the work of what was struck: then this is what its bound is for."""
 
     async def strike(self, scene: Scene) -> None:
         raise NotImplementedError

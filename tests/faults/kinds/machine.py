@@ -60,9 +60,12 @@ class ClockJump(Kind):
 class DiskFull(Kind):
     """The outbox lies on a small disk, and something else fills it: no event can be written."""
 
-    @staticmethod
-    def disk(scene: Scene) -> Path:
-        return scene.arena.state_dir / "small-disk"
+    @property
+    def space(self) -> str:
+        return f"small_{self.target}"
+
+    def disk(self, scene: Scene) -> Path:
+        return scene.arena.state_dir / self.space
 
     async def strike(self, scene: Scene) -> None:
         disk = self.disk(scene)
@@ -72,10 +75,10 @@ class DiskFull(Kind):
         await self._run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk))
         session = await asyncpg.connect(scene.arena.dsn(f"oms_{self.target}"), timeout=10)
         try:
-            await session.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+            await session.execute(f"CREATE TABLESPACE {self.space} LOCATION '{disk}'")
             await session.execute("VACUUM FULL outbox")
-            await session.execute("ALTER TABLE outbox SET TABLESPACE small")
-            await session.execute("CREATE TABLE filler (x text) TABLESPACE small")
+            await session.execute(f"ALTER TABLE outbox SET TABLESPACE {self.space}")
+            await session.execute(f"CREATE TABLE filler (x text) TABLESPACE {self.space}")
             for rows in (2_000, 50, 1):
                 with suppress(asyncpg.DiskFullError):
                     while True:
@@ -92,7 +95,7 @@ class DiskFull(Kind):
                 try:
                     await session.execute("DROP TABLE IF EXISTS filler")
                     await session.execute("ALTER TABLE outbox SET TABLESPACE pg_default")
-                    await session.execute("DROP TABLESPACE small")
+                    await session.execute(f"DROP TABLESPACE IF EXISTS {self.space}")
                     break
                 finally:
                     await session.close()

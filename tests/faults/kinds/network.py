@@ -27,7 +27,11 @@ class Wire(Kind):
 
 def wire(name: str, wires: tuple[str, ...], mode: Mode) -> Make:
     return lambda dice: Wire(
-        name=name, target=dice.choice(wires), mode=mode, lasts=dice.uniform(5, 12), bound=30 if "kafka" in name else 15
+        name=name,
+        target=dice.choice(wires),
+        mode=mode,
+        lasts=dice.uniform(5, 12),
+        bound=15 if "postgres" in name else 30,
     )
 
 

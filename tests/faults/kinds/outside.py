@@ -20,7 +20,7 @@ MOODS: Mapping[str, Mapping[str, Any]] = {
     "repeats": {"repeat_rate": 0.9, "reorder_rate": 0.7},
 }
 PSP_REPEATS = {"callback_rate": 0.9, "callback_repeat_rate": 0.9}
-LONG_AWAY = 60.0
+LONG_AWAY = 120.0
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Mood(Kind):
 
 def _mood(name: str, lasts: tuple[float, float]) -> Make:
     return lambda dice: Mood(
-        name=f"outside_{name}", target=dice.choice(SIMULATORS), mood=MOODS[name], lasts=dice.uniform(*lasts)
+        name=f"outside_{name}", target=dice.choice(SIMULATORS), mood=MOODS[name], lasts=dice.uniform(*lasts), bound=30
     )
 
 

@@ -7,9 +7,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+
+from oms.cluster import databases, kafka
 from tests.faults.arena import SERVICES, SIMULATORS
 from tests.faults.kinds.kind import Kind, Make, NeverHit, Scene
-from tests.faults.kinds.records import heal_gap, open_gap
+from tests.faults.kinds.records import heal_gap, open_gap, patiently
+from tests.faults.oracle import collect
 
 OWNERS = ("order", "inventory", "payment", "fulfillment")
 FAILPOINTS = {
@@ -23,13 +27,27 @@ FAILPOINTS = {
     "park.releasing": ("inventory", "payment"),
 }
 HIT_SECONDS = 45.0
+BACK_SECONDS = 60.0
+TAKEN_OVER_SECONDS = 60.0
 
 
 @dataclass
 class Kill(Kind):
+    """Recovery of a service counts from its death; of Kafka and PostgreSQL from when they are back."""
+
     async def strike(self, scene: Scene) -> None:
-        for name in self.target.split("+"):
-            scene.arena.signal(name, signal.SIGKILL)
+        arena = scene.arena
+        before = {name: arena.restarts(name) for name in self.target.split("+")}
+        for name in before:
+            arena.signal(name, signal.SIGKILL)
+        self.over_at = time.monotonic()
+        for name in before.keys() & {"kafka", "postgres"}:
+            await arena.restarted(name, before[name])
+            if name == "kafka":
+                await kafka.wait_ready(arena.places.kafka, lambda: None, BACK_SECONDS)
+            else:
+                await databases.wait_ready(arena.dsn(), lambda: None, BACK_SECONDS)
+            self.over_at = time.monotonic()
 
 
 @dataclass
@@ -90,16 +108,45 @@ class Zombie(Kind):
     """A worker freezes while another one of its service takes over; then it wakes and goes on as if nothing were."""
 
     member: str = ""
+    frozen: str = ""
 
     async def strike(self, scene: Scene) -> None:
-        self.member = scene.arena.second(self.target)
-        await asyncio.sleep(3)
-        scene.arena.signal(self.target, signal.SIGSTOP)
+        self.member = await scene.arena.joined(self.target)
+        self.frozen = scene.random.choice((self.target, self.member))
+        scene.arena.signal(self.frozen, signal.SIGSTOP)
+        began = time.monotonic()
+        await asyncio.sleep(2)  # for records to come that only the frozen one would have read
+        await self._taken_over(scene)
+        self.took_over = time.monotonic() - began
+        self.notes.append(f"taken over from {self.frozen} after {self.took_over:.1f} s")
+
+    async def _taken_over(self, scene: Scene) -> None:
+        """Until every record of now is behind its position, and every event of now has left the outbox."""
+        places = scene.arena.places
+        ends = await patiently(lambda: collect.ends(places.kafka))
+        connection = await asyncpg.connect(places.dsns[self.target], timeout=10)
+        try:
+            last = await connection.fetchval("SELECT max(global_position) FROM events")
+            deadline = time.monotonic() + TAKEN_OVER_SECONDS
+            while time.monotonic() < deadline:
+                rows = await connection.fetch("SELECT topic, partition, next_offset FROM consumer_position")
+                behind = [row for row in rows if row["next_offset"] < ends[row["topic"], row["partition"]]]
+                left = 0
+                if self.target in OWNERS:
+                    left = await connection.fetchval("SELECT count(*) FROM outbox WHERE global_position <= $1", last)
+                if not behind and not left:
+                    return
+                await asyncio.sleep(0.1)
+        finally:
+            await connection.close()
+        raise TimeoutError(f"{self.frozen} froze, and {len(behind)} partitions and {left} events were left to it")
 
     async def heal(self, scene: Scene) -> None:
-        scene.arena.signal(self.target, signal.SIGCONT)
-        await asyncio.sleep(5)
-        await scene.arena.stop(self.member)
+        if self.frozen:
+            scene.arena.signal(self.frozen, signal.SIGCONT)
+            await asyncio.sleep(5)
+        if self.member:
+            await scene.arena.stop(self.member)
 
 
 @dataclass
@@ -137,7 +184,7 @@ KINDS: dict[str, Make] = {
     "kill_service": kill(*SERVICES, name="kill_service"),
     "kill_simulator": kill(*SIMULATORS, name="kill_simulator"),
     "kill_kafka": kill("kafka", name="kill_kafka", bound=30),
-    "kill_postgres": kill("postgres", name="kill_postgres", bound=15),
+    "kill_postgres": kill("postgres", name="kill_postgres", bound=10),
     "kill_kafka_and_postgres": kill("kafka+postgres", name="kill_kafka_and_postgres", bound=30),
     **{f"kill_at:{point}": kill_at(point) for point in FAILPOINTS},
     "freeze_service_3s": freeze("freeze_service_3s", SERVICES, 3),

@@ -50,12 +50,12 @@ async def send(scene: Scene, records: Sequence[Record], *, injected: bool = True
 
 
 async def patiently(work: Callable[[], Awaitable[T]], seconds: float = 60.0) -> T:
-    """Another strike may have taken Kafka away."""
+    """Another strike may have taken Kafka or PostgreSQL away."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             return await work()
-        except (KafkaError, OSError, TimeoutError):
+        except (KafkaError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(1)
@@ -364,7 +364,7 @@ KINDS: dict[str, Make] = {
     "record_ten_times": _repeat("record_ten_times", 5, 10),
     "topic_replayed": _repeat("topic_replayed", 1_500, 1),
     "group_reset": lambda dice: GroupReset(name="group_reset", target=dice.choice(sorted(SUBSCRIBED))),
-    "republish": lambda dice: Republished(name="republish", target=dice.choice(WHOLE), bound=30),
+    "republish": lambda dice: Republished(name="republish", target=dice.choice(WHOLE), bound=90),
     "poison_own_topic": lambda dice: PoisonOwn(name="poison_own_topic", target=ORDER_TOPIC),
     "poison_channel": lambda dice: PoisonChannel(name="poison_channel", target=CHANNEL_TOPIC),
     "late_version": lambda dice: LateVersion(name="late_version", target=ORDER_TOPIC),

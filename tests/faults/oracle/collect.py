@@ -14,8 +14,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tests.faults.oracle.history import (
     CHANNEL_TOPIC,
     LISTENERS,
+    MARK,
     OWN_TOPICS,
     OWNERS,
+    READ_HEADERS,
     Counters,
     Fact,
     Head,
@@ -178,8 +180,22 @@ async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
     return found
 
 
+async def ends(bootstrap: str) -> dict[tuple[str, int], int]:
+    """Where each partition ends now."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None)
+    await asyncio.wait_for(consumer.start(), 10)
+    try:
+        places = [TopicPartition(topic, number) for topic in TOPICS for number in range(6)]
+        found = await asyncio.wait_for(consumer.end_offsets(places), 10)
+        return {(place.topic, place.partition): end for place, end in found.items()}
+    finally:
+        await asyncio.wait_for(consumer.stop(), 10)
+
+
 def _sent(item: Any) -> Sent:
-    return Sent(item.topic, item.partition, item.offset, item.key, item.value, tuple(item.headers))
+    """With the headers that are looked at: an hour's records are to stay in memory."""
+    headers = tuple((key, value) for key, value in item.headers if key in READ_HEADERS or MARK in value)
+    return Sent(item.topic, item.partition, item.offset, item.key, item.value, headers)
 
 
 async def positions(places: Places) -> dict[tuple[str, str, int], int]:

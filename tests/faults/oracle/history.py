@@ -21,6 +21,8 @@ TOPIC_OF = {
 }
 OWN_TOPICS = tuple(dict.fromkeys(TOPIC_OF.values()))
 CHANNEL_TOPIC = "oms.channel.orders"
+MARK = b"campaign"
+READ_HEADERS = {"ce_id", "ce_type", "ce_subject", "ce_aggregateversion"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Sent:
     @property
     def marked(self) -> bool:
         """Carries the campaign's mark, which no service writes."""
-        return b"campaign" in (self.key or b"") or any(b"campaign" in value for _, value in self.headers)
+        return MARK in (self.key or b"") or any(MARK in value for _, value in self.headers)
 
     @property
     def stream(self) -> str:
@@ -122,6 +124,7 @@ class Usage:
     connections: int
     outbox: int
     warm: bool
+    sockets: str = ""  # for people: what the open files are
 
 
 @dataclass

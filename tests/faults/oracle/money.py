@@ -2,11 +2,23 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.faults.oracle.history import Fact, History, Violation
 
-OPERATION = {"AUTHORIZE": "authorize", "CAPTURE": "capture", "VOID": "void", "REFUND": "refund"}
+Call = tuple[str, str, str]
+"""Payment, operation, and the operation's own id."""
+
+SUBMITTED = {
+    "PaymentAuthorizationSubmitted": "authorize",
+    "PaymentCaptureSubmitted": "capture",
+    "PaymentVoidSubmitted": "void",
+    "RefundSubmitted": "refund",
+}
+ID_OF = {"authorize": "attempt", "capture": "capture_id", "void": "auth_id", "refund": "refund_id"}
+NEWS_TAKES = timedelta(hours=1)
+"""Longer than a campaign lets any answer be lost."""
 DONE = {
     "PaymentAuthorized": "authorize",
     "PaymentCaptured": "capture",
@@ -96,12 +108,13 @@ def ledger_agrees(history: History) -> Iterator[Violation]:
             if row["idempotency_key"] in ledger:
                 yield Violation("I-11", row["idempotency_key"], "the PSP charged twice under one key")
             ledger[row["idempotency_key"]] = row
-    ours = _ours(history)
+    keys = _keys(history)
+    ours = _ours(history, keys)
     for key in ledger.keys() | ours.keys():
         theirs, known = _theirs(ledger.get(key)), ours.get(key)
         if theirs != known:
             yield Violation("I-11", key, f"the PSP says {theirs}, our events {known}")
-    yield from _sums(history, ledger)
+    yield from _sums(history, ledger, keys)
     yield from _balances(history)
 
 
@@ -113,39 +126,47 @@ def _theirs(row: dict[str, Any] | None) -> tuple[Any, ...] | None:
     return (row["operation"], row["reference"], *money)
 
 
-def _ours(history: History) -> dict[str, tuple[Any, ...]]:
-    keys: dict[tuple[str, str, str], str] = {}
-    done: dict[str, tuple[Any, ...]] = {}
-    ids = {"authorize": "attempt", "capture": "capture_id", "void": "auth_id", "refund": "refund_id"}
-    submitted = {
-        "PaymentAuthorizationSubmitted": "authorize",
-        "PaymentCaptureSubmitted": "capture",
-        "PaymentVoidSubmitted": "void",
-        "RefundSubmitted": "refund",
+def _call(fact: Fact, operation: str) -> Call:
+    return fact.data["payment_id"], operation, str(fact.data[ID_OF[operation]])
+
+
+def _keys(history: History) -> dict[Call, str]:
+    """The key under which each call was made."""
+    return {
+        _call(fact, SUBMITTED[fact.name]): fact.data["idempotency_key"] for fact in history.of("payment", *SUBMITTED)
     }
-    for fact in history.of("payment", *submitted, *DONE):
-        operation = submitted.get(fact.name) or DONE[fact.name]
-        call = (fact.data["payment_id"], operation, str(fact.data[ids[operation]]))
-        if fact.name in submitted:
-            keys[call] = fact.data["idempotency_key"]
-        elif call in keys:  # what costs nothing is asked of no PSP
+
+
+def _ours(history: History, keys: dict[Call, str]) -> dict[str, tuple[Any, ...]]:
+    done: dict[str, tuple[Any, ...]] = {}
+    for fact in history.of("payment", *DONE):
+        operation = DONE[fact.name]
+        if key := keys.get(_call(fact, operation)):  # what costs nothing is asked of no PSP
             money = ("", "") if operation == "void" else (fact.data["amount"], fact.data["currency"])
-            done[keys[call]] = (operation, fact.data["payment_id"], *money)
+            done[key] = (operation, fact.data["payment_id"], *money)
     return done
 
 
-def _sums(history: History, ledger: dict[str, dict[str, Any]]) -> Iterator[Violation]:
-    """By currency; a day is one here, since a campaign may run over midnight between a call and its answer."""
-    theirs: Counter[tuple[str, str]] = Counter()
-    ours: Counter[tuple[str, str]] = Counter()
+def _sums(history: History, ledger: dict[str, dict[str, Any]], keys: dict[Call, str]) -> Iterator[Violation]:
+    """By day and currency. Of what the PSP did before midnight and told after it, the day is the PSP's."""
+    theirs: Counter[tuple[str, str, str]] = Counter()
+    ours: Counter[tuple[str, str, str]] = Counter()
     for row in ledger.values():
         if row["operation"] != "void":
-            theirs[row["operation"], row["currency"]] += row["amount"]
+            theirs[row["operation"], _moment(row).date().isoformat(), row["currency"]] += row["amount"]
     for fact in history.of("payment", "PaymentAuthorized", "PaymentCaptured", "PaymentRefunded"):
-        ours[DONE[fact.name], fact.data["currency"]] += fact.data["amount"]
+        operation, moment = DONE[fact.name], fact.recorded_at
+        row = ledger.get(keys.get(_call(fact, operation), ""))
+        if row and timedelta(0) <= moment - _moment(row) < NEWS_TAKES:
+            moment = _moment(row)
+        ours[operation, moment.date().isoformat(), fact.data["currency"]] += fact.data["amount"]
     for what in {*theirs, *ours}:
         if theirs[what] != ours[what]:
-            yield Violation("I-11", str(what), f"the PSP's sum is {theirs[what]}, ours {ours[what]}")
+            yield Violation("I-11", " ".join(what), f"the PSP's sum is {theirs[what]}, ours {ours[what]}")
+
+
+def _moment(row: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(row["created_at"])
 
 
 def _balances(history: History) -> Iterator[Violation]:
