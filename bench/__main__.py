@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from bench.contest import Contest, derive
 from bench.figures import Figures
 from bench.fleet import SHAPES
-from bench.growth import TooLittleDisk, grow
+from bench.growth import grow
 from bench.machine import described
 from bench.memory import resident
 from bench.parts.run import measure_parts
@@ -83,14 +84,15 @@ def main(
     folder = out or Path("build/bench" if quick else "bench")
     folder.mkdir(parents=True, exist_ok=True)
     with console.status("starting Kafka and PostgreSQL"), rig() as started:
-        asyncio.run(_measure(started, plan, sections, shape, folder))
+        sound = asyncio.run(_measure(started, plan, sections, shape, folder))
+    raise typer.Exit(0 if sound else 1)
 
 
-async def _measure(rig: Rig, plan: Plan, sections: frozenset[str], shape: str, folder: Path) -> None:
+async def _measure(rig: Rig, plan: Plan, sections: frozenset[str], shape: str, folder: Path) -> bool:
     began = time.monotonic()
 
     def told(text: str) -> None:
-        console.log(f"{time.monotonic() - began:5.0f} s  {text}")
+        console.print(f"[dim]{time.monotonic() - began:6.0f} s[/dim]  {text}")
 
     figures = Figures(notes=dict(await described(rig, sys.argv[1:])))
     figures.notes["quick"] = plan.quick
@@ -100,25 +102,26 @@ async def _measure(rig: Rig, plan: Plan, sections: frozenset[str], shape: str, f
         journey = await contest.recorded_journey()
         await contest.run(sections)
         shape = contest.shape or "two"
-    if "memory" in sections:
-        memory = await resident(rig, contest.load(orders=plan.memory_orders, patience=7_200), told)
-        figures.update({"rss_max_mb": memory.max_mb, "rss_growth": memory.growth, "rss_orders": memory.orders})
-        figures.update({f"rss_{name}_mb": max(sizes) for name, sizes in memory.samples.items()})
-    if "growth" in sections:
-        try:
-            for grown in await grow(rig, journey, plan, shape, contest.load(), told):
-                figures.add(f"growth_orders_per_s_{grown.orders}", grown.rate.orders_per_s)
-                figures.add(f"growth_cpu_us_{grown.orders}", sum(grown.rate.cpu_us.values()))
-            sizes = plan.growth_orders
-            figures.derive(
-                "growth_ratio",
-                (f"growth_orders_per_s_{sizes[-1]}", f"growth_orders_per_s_{sizes[0]}"),
-                lambda full, empty: full / empty,
-            )
-        except TooLittleDisk as error:
-            told(f"growth: given up: {error}")
-    if "parts" in sections:
+
+    async def memory() -> None:
+        seen = await resident(rig, contest.load(orders=plan.memory_orders, patience=7_200), told)
+        figures.update({"rss_max_mb": seen.max_mb, "rss_growth": seen.growth, "rss_orders": seen.orders})
+        figures.update({f"rss_{name}_mb": max(sizes) for name, sizes in seen.samples.items()})
+
+    async def growth() -> None:
+        sizes = plan.growth_orders
+        async for grown in grow(rig, journey, plan, shape, contest.load(), told):
+            figures.add(f"growth_orders_per_s_{grown.orders}", grown.rate.orders_per_s)
+            figures.add(f"growth_cpu_us_{grown.orders}", sum(grown.rate.cpu_us.values()))
+        rates = (f"growth_orders_per_s_{sizes[-1]}", f"growth_orders_per_s_{sizes[0]}")
+        figures.derive("growth_ratio", rates, lambda full, empty: full / empty)
+
+    async def parts() -> None:
         figures.update(await measure_parts(rig, journey, plan, told))
+
+    for section, work in (("memory", memory), ("growth", growth), ("parts", parts)):
+        if section in sections:
+            await contest.attempt(section, work)
     derive(figures, shape)
     figures.notes["seconds"] = round(time.monotonic() - began)
     figures.write(folder / "results.json")
@@ -127,6 +130,9 @@ async def _measure(rig: Rig, plan: Plan, sections: frozenset[str], shape: str, f
     write_results(folder / "RESULTS.md", flat, rig, journey)
     show(console, flat)
     console.print(f"{folder}/RESULTS.md, results.json and pictures; {time.monotonic() - began:.0f} s")
+    for section, reason in contest.failed.items():
+        console.print(f"[red]{section} failed: {escape(reason)}")
+    return not contest.failed
 
 
 if __name__ == "__main__":

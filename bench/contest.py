@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench.closed import Load, Rate, channel_and_tracking, drained, saturate
@@ -29,6 +30,7 @@ class Contest:
     stack: AsyncExitStack
     shape: str = ""
     journey: Journey | None = None
+    failed: dict[str, str] = field(default_factory=dict)
     _dsns: Mapping[str, str] | None = None
     _floor: Floor | None = None
     _python: Path | None = None
@@ -59,11 +61,21 @@ class Contest:
         for number in range(self.plan.rounds):
             for section, contender in contenders.items():
                 if section in sections:
-                    await contender(number)
+                    await self.attempt(section, partial(contender, number))
         if "whole" in sections:
-            await self._beside()
+            await self.attempt("whole", self._beside)
         if "paced" in sections:
-            await self._paced()
+            await self.attempt("paced", self._paced)
+
+    async def attempt(self, section: str, work: Callable[[], Awaitable[None]]) -> None:
+        """What fails is told and remembered; it must not cost the figures that others have found in an hour."""
+        if section in self.failed:
+            return
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  whatever it is
+            self.failed[section] = f"{type(error).__name__}: {error}"
+            self.told(f"{section} failed: {self.failed[section]}")
 
     def load(self, **fields: float) -> Load:
         plan = self.plan

@@ -77,12 +77,12 @@ class Figures:
             self.samples[name] = [value(*(self[part] for part in parts))]
 
     def flat(self) -> dict[str, Any]:
-        medians = {name: round(self[name], 4) for name in self.samples}
-        first = {goal.key: medians[goal.key] for goal in GOALS if goal.key in medians}
-        return {**first, **{name: value for name, value in sorted(medians.items()) if name not in first}, **self.notes}
+        return {**{name: round(self[name], 4) for name in self.samples}, **self.notes}
 
     def write(self, path: Path) -> None:
         """Sections that were not run this time keep what an earlier run of the same size found."""
         before = json.loads(path.read_text()) if path.exists() else {}
         kept = before if before.get("quick") == self.notes.get("quick") else {}
-        path.write_text(json.dumps({**kept, **self.flat()}, indent=2, ensure_ascii=False) + "\n")
+        flat = {**kept, **self.flat()}
+        first = {goal.key: flat[goal.key] for goal in GOALS if goal.key in flat}
+        path.write_text(json.dumps(first | dict(sorted(flat.items())), indent=2) + "\n")

@@ -1,7 +1,7 @@
 """Growth: the rate and the CPU of an order while the stores fill up with the histories of orders long done."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import asyncpg
@@ -29,9 +29,9 @@ class TooLittleDisk(Exception):
     """The stores would not fit; the message says how much is needed."""
 
 
-async def grow(rig: Rig, journey: Journey, plan: Plan, shape: str, load: Load, told: Told) -> Sequence[Grown]:
+async def grow(rig: Rig, journey: Journey, plan: Plan, shape: str, load: Load, told: Told) -> AsyncIterator[Grown]:
     templates = {name: await rows_of(rig, name, journey.order_id) for name in rig.services}
-    grown, filled = [], 0
+    filled = 0
     for orders in plan.growth_orders:
         if orders > filled:
             await _check_disk(rig, filled, orders, told)
@@ -41,8 +41,7 @@ async def grow(rig: Rig, journey: Journey, plan: Plan, shape: str, load: Load, t
             filled = orders
         told(f"growth: measuring at {orders:,} orders")
         async with Fleet(rig, shape) as fleet:
-            grown.append(Grown(orders, await saturate(fleet, load)))
-    return grown
+            yield Grown(orders, await saturate(fleet, load))
 
 
 async def _check_disk(rig: Rig, filled: int, orders: int, told: Told) -> None:

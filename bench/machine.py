@@ -20,10 +20,11 @@ async def described(rig: Rig, arguments: list[str]) -> Mapping[str, str]:
         postgres = str(await connection.fetchval("SHOW server_version"))
     finally:
         await connection.close()
-    words = " ".join(shlex.quote(argument) for argument in arguments)
+    words = " ".join(shlex.quote(argument) for argument in arguments if argument != "--quick")
+    quick = " QUICK=1" if "--quick" in arguments else ""
     return {
         "measured_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": f"make bench{f' ARGS={shlex.quote(words)}' if words else ''}",
+        "command": f"make bench{quick}{f' ARGS={shlex.quote(words)}' if words else ''}",
         "machine": f"{os.cpu_count()} cores of {_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

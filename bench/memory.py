@@ -13,6 +13,7 @@ from bench.rig import Rig
 
 SHAPE = "five"
 _LOOK_SECONDS = 1.0
+_TOLD_EVERY = 30
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ async def resident(rig: Rig, load: Load, told: Told) -> Memory:
         while not running.done():
             for name, process in processes.items():
                 samples[name].append(process.memory_info().rss / 1e6)
-            told(f"memory: {max(sizes[-1] for sizes in samples.values()):.0f} MB the largest")
+            if len(samples[services[0]]) % _TOLD_EVERY == 1:
+                told(f"memory: {max(sizes[-1] for sizes in samples.values()):.0f} MB the largest")
             await asyncio.wait([running], timeout=_LOOK_SECONDS)
         await running
     return Memory(load.orders, samples)

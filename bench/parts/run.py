@@ -69,6 +69,9 @@ async def _inventory(place: Bed, plan: Plan, told: Told) -> Figures:
 async def _tracking(place: Bed, plan: Plan, told: Told) -> Figures:
     if not place.filled:
         told("parts: consumer and view fold")
-        return {"consumer_per_s": await consumer_rate(place), "fold_per_s": fold_rate(place, plan.part_seconds)}
+        return {
+            "consumer_per_s": await consumer_rate(place, plan.part_seconds * 5),
+            "fold_per_s": fold_rate(place, plan.part_seconds),
+        }
     told("parts: rebuild of a view")
     return {"rebuild_per_s": await rebuild_rate(place)}

@@ -12,6 +12,8 @@ from libs.runtime.handler import Handler
 from libs.runtime.relay import KafkaPublisher, Relay
 from libs.runtime.storage import Changes, NewHead
 
+_START_SECONDS = 15.0
+
 
 async def relay_rate(bed: Bed, events: int) -> float:
     """Events a second from a full outbox to Kafka's acknowledgement."""
@@ -33,22 +35,23 @@ async def relay_rate(bed: Bed, events: int) -> float:
     return rate
 
 
-async def consumer_rate(bed: Bed, patience: float = 120) -> float:
-    """Records a second from Kafka into tracking's log and views: all that its topics hold."""
+async def consumer_rate(bed: Bed, seconds: float) -> float:
+    """Records a second from Kafka into tracking's log and views: of what its topics hold, so many seconds' worth."""
     topics = [topic.name for topic in bed.service.subscribes]
     end = await _ends(bed, topics)
     stop = asyncio.Event()
     running = asyncio.create_task(Consumer(Handler(bed.service, bed.storage), bed.settings).run(stop))
-    began, first, base = time.monotonic(), None, 0
+    began = time.monotonic() + _START_SECONDS  # it joins its group, plans its statements
+    first, base = 0.0, 0
     done = 0
-    while done < end and time.monotonic() - began < patience:
+    while done < end and time.monotonic() - (first or began) < seconds:
         await asyncio.sleep(0.05)
         if running.done():
             await running
         done = int(await bed.pool.fetchval("SELECT COALESCE(sum(next_offset), 0) FROM consumer_position"))
-        if first is None and done:
+        if not first and done:
             first, base = time.monotonic(), done
-    rate = (done - base) / (time.monotonic() - (first or began))
+    rate = (done - base) / (time.monotonic() - first)
     stop.set()
     await running
     return rate
