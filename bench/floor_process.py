@@ -21,8 +21,6 @@ class FloorPlan(BaseModel):
     dsns: Mapping[str, str]
     topics: Mapping[str, Sequence[str]]
     journey: Journey
-    fetch_wait_ms: int = 10
-    """aiokafka has one fetch under way: whatever comes for a partition that it does not ask for waits until it ends."""
 
 
 async def serve(plan: FloorPlan) -> None:
@@ -36,9 +34,7 @@ async def _serve_one(name: str, dsn: str, plan: FloorPlan, template: Template) -
     async def nothing(_connection: object) -> None:
         return None
 
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=plan.bootstrap, enable_auto_commit=False, fetch_max_wait_ms=plan.fetch_wait_ms
-    )
+    consumer = AIOKafkaConsumer(bootstrap_servers=plan.bootstrap, enable_auto_commit=False)
     producer = AIOKafkaProducer(
         bootstrap_servers=plan.bootstrap,
         acks="all",
