@@ -42,8 +42,8 @@ test: .venv/dev.stamp ## all tests, a short fault campaign among them, on a loca
 faults: .venv/dev.stamp ## the fault campaign on the live cluster (SEED=1 MINUTES=10 KINDS="…")
 	@$(BIN)/python -m tests.faults.campaign
 
-bench: .venv/dev.stamp ## whole orders a second, and the CPU of one (ARGS="--orders 3000")
-	@$(BIN)/python -m bench.whole_orders $(ARGS)
+bench: .venv/dev.stamp ## the benchmark, hours (QUICK=1: minutes; ARGS="--only whole"; ARGS=--help teaches)
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 check: .venv/dev.stamp ## format, lint, types, import rules, shape: under a minute
 	@$(BIN)/ruff format --check .

@@ -1,0 +1,54 @@
+"""Appending and loading through the storage port, as batches do."""
+
+import time
+from itertools import islice
+
+import asyncpg
+
+from bench.parts.bed import Bed, new_events
+from libs.events.codec import decode
+from libs.runtime.storage import Changes, NewHead
+
+
+async def append_rate(bed: Bed, size: int, seconds: float) -> float:
+    """Events a second, `size` of them a transaction: with heads and outbox pointers, two events a stream."""
+    storage, events, written = bed.storage, new_events(bed), 0
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        batch = list(islice(events, size))
+        last = {event.envelope.stream_id: event.envelope.stream_version for event in batch}
+        first = {event.envelope.stream_id: event.envelope.stream_version for event in reversed(batch)}
+        heads = [NewHead(stream, version, first[stream] > 1, None) for stream, version in last.items()]
+        async with storage.transaction() as tx:
+            await tx.write(Changes(now=await tx.now(), heads=heads, events=batch))
+        written += size
+    rate = written / (time.monotonic() - began)
+    await _forget(bed)
+    return rate
+
+
+async def load_rate(bed: Bed, seconds: float, streams: int = 500) -> float:
+    """Streams a second, loaded and decoded by 500; of the filling, where there is one."""
+    await bed.fill_to(streams * len(bed.rows.events), lambda _: None)
+    wanted, loaded, number = bed.storage, 0, 0
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        # every so many-th, so that they lie far from each other
+        ids = [bed.filled_stream("order", (number + place * 7919) % bed.filled) for place in range(streams)]
+        async with wanted.transaction() as tx:
+            heads = await tx.read_heads(sorted(set(ids)))
+            events = await tx.load_events(dict.fromkeys(heads, 0))
+        for event in events:
+            decode(event.envelope.event_type, event.envelope.schema_version, event.data)
+        loaded += len(heads)
+        number += 1
+    return loaded / (time.monotonic() - began)
+
+
+async def _forget(bed: Bed) -> None:
+    """An empty store is empty again; to a filled one, what was appended makes no difference."""
+    connection = await asyncpg.connect(bed.settings.postgres_owner_dsn)
+    try:
+        await connection.execute("TRUNCATE outbox" if bed.filled else "TRUNCATE outbox, events, stream_head")
+    finally:
+        await connection.close()
