@@ -7,7 +7,7 @@ from typing import Any
 
 from libs.events.channel import UnreadableOrder
 from libs.events.codec import NewerSchema, UndecodableEvent, UnknownEvent, decode, event_type
-from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of, place_of
+from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of
 from libs.events.inbound import UnidentifiableRecord, UnknownChannelEvent, read_channel_record, traceparent_in
 from libs.events.topics import TOPIC_BY_NAME
 from libs.runtime.errors import DataFault, PartitionHalted
@@ -52,7 +52,7 @@ class Intake:
 
     def __init__(self, service: Service[Any]) -> None:
         self._service = service
-        self._wanted = {event_type(cls).encode() for cls in service.wants if cls is not UnreadableOrder}
+        self._wanted = {event_type(cls) for cls in service.wants if cls is not UnreadableOrder}
         self._keeps_all = service.decider is None
 
     def read(self, record: Record) -> Heard:
@@ -61,24 +61,18 @@ class Intake:
             return self._read_inbound(record)
         key = record.key or b""
         try:
-            if key and record.value and not self._keeps_all:
-                raw = dict(record.headers)
-                type_ = raw.get("ce_type")
-                # Most of what a service hears is not for it: only its place in its stream is read.
-                if type_ and type_ not in self._wanted and len(raw) == len(record.headers):
-                    stream_id, version = place_of(raw)
-                    return Heard(
-                        record=record, park_key=key, stream_id=stream_id, stream_version=version, skip="unwanted"
-                    )
             envelope = from_headers(headers_of(record.headers))
         except MalformedHeaders as error:
             return Heard(record=record, park_key=key, fault=f"headers: {error}")
+        stream_id, version = envelope.stream_id, envelope.stream_version
+        if key and record.value and not self._keeps_all and envelope.event_type not in self._wanted:
+            return Heard(record=record, park_key=key, stream_id=stream_id, stream_version=version, skip="unwanted")
         return Heard(
             record=record,
             park_key=key,
             cause=_cause(envelope),
-            stream_id=envelope.stream_id,
-            stream_version=envelope.stream_version,
+            stream_id=stream_id,
+            stream_version=version,
             **self._made_of(envelope, record),
         )
 
