@@ -101,7 +101,7 @@ async def test_killed_workers_lose_and_double_nothing(shop: Outside, system: Loc
         f"stock-{sku}",
     )
     assert dict(row) == {"received": 180, "held": 180, "shipped": 180}
-    for service in ("order", "inventory", "payment", "fulfillment"):
+    for service in ("order", "inventory", "payment", "fulfillment", "tracking"):
         [row] = await shop.sql(service, "SELECT count(*) AS parked FROM parked_record")
         assert row["parked"] == 0, service
         await versions_are_gapless(shop, service)

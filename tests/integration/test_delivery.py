@@ -347,3 +347,23 @@ async def test_broker_that_is_killed_delays_and_loses_nothing(hop: Hop, servers:
         await hop.arrived(order_id, range(1, 26))
     assert handler.handled.counts["processed"] == 25
     assert handler.handled.counts["parked"] == 0
+
+
+@pytest.mark.faults
+async def test_frozen_broker_has_acknowledged_nothing_and_the_outbox_keeps_it(hop: Hop, servers: LocalCluster) -> None:
+    child = servers.supervisor.child("kafka")
+    relay, order_id = hop.relay(), new_id()
+    await hop.write((order_id, 1, "mute"))
+    assert await relay.publish() == 1, "the relay has not reached the broker: the test would show nothing"
+    await hop.write((order_id, 2, "mute"))
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        publishing = asyncio.create_task(relay.publish())
+        done, _ = await asyncio.wait([publishing], timeout=1)
+        assert not done, "taken for acknowledged by a broker that stands still"
+        assert (await hop.order.figures())["outbox_pending"] == 1
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+    assert await publishing == 1
+    await hop.published()
+    await relay._publisher.close()
