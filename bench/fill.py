@@ -25,6 +25,7 @@ class Rows:
     heads: list[tuple[str, int]] = field(default_factory=list)
     seen: list[tuple[str, str, int]] = field(default_factory=list)
     views: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    indexed: dict[str, Sequence[str]] = field(default_factory=dict)
 
 
 async def rows_of(rig: Rig, name: str, order_id: str) -> Rows:
@@ -49,9 +50,12 @@ async def rows_of(rig: Rig, name: str, order_id: str) -> Rows:
         rows.seen = [tuple(row) for row in found]
         for projection in rig.services[name].projections:
             found = await connection.fetch(
-                f"SELECT key, data::text, versions::text FROM view_{projection.name} WHERE key LIKE $1", like
+                f"""SELECT key, convert_from(data, 'UTF8'), convert_from(versions, 'UTF8')
+                    FROM view_{projection.name} WHERE key LIKE $1""",
+                like,
             )
             rows.views[projection.name] = [tuple(row) for row in found]
+            rows.indexed[projection.name] = projection.indexed
     finally:
         await connection.close()
     return rows
@@ -97,11 +101,16 @@ async def _templates(connection: Any, rows: Rows) -> None:
 _ORDERS = "(SELECT n, md5('fill' || n)::uuid::text AS id FROM generate_series($2::int, $3::int) AS n) AS o"
 
 
+def _columns(indexed: Sequence[str]) -> list[str]:
+    return [f"replace(data, $1, o.id)::jsonb->>'{name}'" for name in indexed]
+
+
 def _statements(rows: Rows) -> Sequence[str]:
     """Each takes the template's order id and the first and last number."""
     views = [
-        f"""INSERT INTO view_{view} (key, data, versions) SELECT replace(key, $1, o.id),
-                replace(data, $1, o.id)::jsonb, replace(versions, $1, o.id)::jsonb
+        f"""INSERT INTO view_{view} ({", ".join(["key", "data", "versions", *rows.indexed[view]])})
+            SELECT replace(key, $1, o.id), convert_to(replace(data, $1, o.id), 'UTF8'),
+                {", ".join(["convert_to(replace(versions, $1, o.id), 'UTF8')", *_columns(rows.indexed[view])])}
             FROM {_ORDERS} CROSS JOIN t_view WHERE view = '{view}'"""
         for view, found in rows.views.items()
         if found

@@ -71,10 +71,11 @@ async def capture(rig: Rig, order_id: str) -> Journey:
                 found += [(name, *row) for row in await _events(pool, storage, order_id)]
             for projection in service.projections:
                 row = await pool.fetchval(
-                    f"SELECT data::text FROM view_{projection.name} WHERE data::text LIKE $1 OR key LIKE $1 LIMIT 1",
+                    f"""SELECT data FROM view_{projection.name}
+                        WHERE key LIKE $1 OR convert_from(data, 'UTF8') LIKE $1 LIMIT 1""",
                     f"%{order_id}%",
-                ) or await pool.fetchval(f"SELECT data::text FROM view_{projection.name} LIMIT 1")
-                view_bytes[f"{name}/{projection.name}"] = (row or "").encode()
+                ) or await pool.fetchval(f"SELECT data FROM view_{projection.name} LIMIT 1")
+                view_bytes[f"{name}/{projection.name}"] = row or b""
     found.sort(key=lambda item: item[1].envelope.recorded_at)  # stable: within a service, its own order stays
     steps = _steps(rig, found)
     received = next(item[1].envelope for item in found if item[0] == "order")

@@ -8,6 +8,7 @@ from bench.parts.commit import group_commit
 from bench.parts.hot import hot_sku
 from bench.parts.stream import consumer_rate, relay_rate
 from bench.parts.view import fold_rate, rebuild_rate
+from bench.parts.view_rows import view_rows_rates
 from bench.plan import Plan
 from bench.rig import Rig
 
@@ -68,8 +69,11 @@ async def _inventory(place: Bed, plan: Plan, told: Told) -> Figures:
 
 async def _tracking(place: Bed, plan: Plan, told: Told) -> Figures:
     if not place.filled:
-        told("parts: consumer and view fold")
+        told("parts: consumer, view fold and view rows")
+        as_bytes, as_jsonb = await view_rows_rates(place, plan.part_seconds)
         return {
+            "view_rows_per_s": as_bytes,
+            "view_rows_jsonb_per_s": as_jsonb,
             "consumer_per_s": await consumer_rate(place, plan.part_seconds * 5),
             "fold_per_s": fold_rate(place, plan.part_seconds),
         }

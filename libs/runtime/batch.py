@@ -318,8 +318,7 @@ class Batch:
         if after is before:
             return
         self._folded_views[name, key] = after
-        written = None if after is None else written_row(after)
-        self._views.append(ViewChange(name, key, written, row is not None))
+        self._views.append(written_row(projection, key, after, existed=row is not None))
 
     def changes(self) -> Changes:
         publish = self.service.decider is not None
@@ -363,8 +362,11 @@ def read_row(projection: Projection[Any], row: ViewRow) -> FoldedView:
     return FoldedView(projection.view.__pydantic_validator__.validate_json(row.data), row.versions)
 
 
-def written_row(folded: FoldedView) -> ViewRow:
-    return ViewRow(folded.view.__pydantic_serializer__.to_json(folded.view), folded.versions)
+def written_row(projection: Projection[Any], key: str, folded: FoldedView | None, *, existed: bool) -> ViewChange:
+    if folded is None:
+        return ViewChange(projection.name, key, None, existed)
+    row = ViewRow(folded.view.__pydantic_serializer__.to_json(folded.view), folded.versions)
+    return ViewChange(projection.name, key, row, existed, projection.columns(folded.view))
 
 
 def fold(projection: Projection[Any], before: FoldedView | None, items: Sequence[Recorded[Any]]) -> FoldedView | None:

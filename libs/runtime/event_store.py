@@ -7,6 +7,7 @@ everything that the lock waited for. One statement that did both would return th
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import asyncpg
@@ -173,12 +174,12 @@ class PostgresTransaction(OperatorStatements):
 
     async def lock_views(self, view: str, keys: Sequence[str], known: Sequence[str] = ()) -> Mapping[str, ViewRow]:
         rows = await self._connection.fetch(
-            f"""SELECT key, CASE WHEN key = ANY($2) THEN '' ELSE data::text END AS data, versions::text AS versions
+            f"""SELECT key, CASE WHEN key = ANY($2) THEN ''::bytea ELSE data END AS data, versions
                 FROM view_{view} WHERE key = ANY($1) ORDER BY key FOR UPDATE""",
             keys,
             known,
         )
-        return {row["key"]: ViewRow(row["data"].encode(), orjson.loads(row["versions"])) for row in rows}
+        return {row["key"]: view_row(row) for row in rows}
 
     async def write(self, changes: Changes) -> None:
         """Every table in the same order and every set sorted by its key, so that two batches never deadlock."""
@@ -316,20 +317,31 @@ class PostgresTransaction(OperatorStatements):
         )
 
     async def _write_view(self, view: str, changes: Sequence[ViewChange]) -> None:
-        ordered = sorted(changes, key=lambda change: change.key)
-        rows = [(change, change.row) for change in ordered if change.row is not None]
-        for existed, statement in ((True, _UPDATE_VIEW), (False, _INSERT_VIEW)):
-            written = [(change.key, row) for change, row in rows if change.existed is existed]
-            if written:
-                await self._connection.execute(
-                    statement.format(view=view),
-                    [key for key, _ in written],
-                    [row.data.decode() for _, row in written],
-                    [orjson.dumps(dict(row.versions)).decode() for _, row in written],
-                )
+        table, ordered = f"view_{view}", sorted(changes, key=lambda change: change.key)
+        await write_rows(self._connection, table, [change for change in ordered if change.existed], update=True)
+        await write_rows(self._connection, table, [change for change in ordered if not change.existed], update=False)
         gone = [change.key for change in ordered if change.row is None and change.existed]
         if gone:
-            await self._connection.execute(f"DELETE FROM view_{view} WHERE key = ANY($1)", gone)
+            await self._connection.execute(f"DELETE FROM {table} WHERE key = ANY($1)", gone)
+
+
+async def write_rows(connection: Any, table: str, changes: Sequence[ViewChange], *, update: bool) -> None:
+    """Updates or inserts the rows of a view's table, in one statement."""
+    written = [(change, change.row) for change in changes if change.row is not None]
+    if not written:
+        return
+    columns = tuple(written[0][0].columns)
+    await connection.execute(
+        _update_rows(table, columns) if update else _insert_rows(table, columns),
+        [change.key for change, _ in written],
+        [row.data for _, row in written],
+        [orjson.dumps(dict(row.versions)) for _, row in written],
+        *([change.columns[column] for change, _ in written] for column in columns),
+    )
+
+
+def view_row(row: Any) -> ViewRow:
+    return ViewRow(row["data"], orjson.loads(row["versions"]))
 
 
 OUTCOMES = ("processed", "duplicate", "parked", "skipped")
@@ -350,11 +362,27 @@ _UPDATE_HEADS = f"""UPDATE stream_head SET stream_version = h.stream_version, du
 _INSERT_HEADS = f"""INSERT INTO stream_head
     (stream_id, stream_version, due_at, snapshot, snapshot_version, snapshot_fingerprint) SELECT * FROM {_HEADS}"""
 
-_VIEW_ROWS = "unnest($1::text[], $2::text[], $3::text[]) AS r(key, data, versions)"
-_UPDATE_VIEW = f"""UPDATE view_{{view}} v SET data = r.data::jsonb, versions = r.versions::jsonb
-    FROM {_VIEW_ROWS} WHERE v.key = r.key"""
-_INSERT_VIEW = f"""INSERT INTO view_{{view}} (key, data, versions)
-    SELECT key, data::jsonb, versions::jsonb FROM {_VIEW_ROWS}"""
+
+def _view_rows(columns: Sequence[str]) -> str:
+    arrays = ", ".join(
+        ["$1::text[]", "$2::bytea[]", "$3::bytea[]", *(f"${n + 4}::text[]" for n in range(len(columns)))]
+    )
+    return f"unnest({arrays}) AS r({_named(columns)})"
+
+
+def _named(columns: Sequence[str]) -> str:
+    return ", ".join(["key", "data", "versions", *columns])
+
+
+@cache
+def _update_rows(table: str, columns: tuple[str, ...]) -> str:
+    changed = ", ".join(f"{name} = r.{name}" for name in ("data", "versions", *columns))
+    return f"UPDATE {table} v SET {changed} FROM {_view_rows(columns)} WHERE v.key = r.key"
+
+
+@cache
+def _insert_rows(table: str, columns: tuple[str, ...]) -> str:
+    return f"INSERT INTO {table} ({_named(columns)}) SELECT {_named(columns)} FROM {_view_rows(columns)}"
 
 
 def _columns(rows: Sequence[Any], *names: str) -> list[list[Any]]:
@@ -496,23 +524,21 @@ class PostgresStorage:
             await connection.execute("DELETE FROM lease WHERE name = $1 AND holder = $2", name, holder)
 
     async def read_view(self, view: str, key: str) -> ViewRow | None:
-        rows = await self._fetch(
-            f"SELECT data::text AS data, versions::text AS versions FROM view_{view} WHERE key = $1", key
-        )
-        return ViewRow(rows[0]["data"].encode(), orjson.loads(rows[0]["versions"])) if rows else None
+        rows = await self._fetch(f"SELECT data, versions FROM view_{view} WHERE key = $1", key)
+        return view_row(rows[0]) if rows else None
 
     async def page_view(
         self, view: str, where: Mapping[str, str], after: str, limit: int
     ) -> Sequence[tuple[str, ViewRow]]:
         filters = "".join(f" AND {column} = ${place}" for place, column in enumerate(where, start=3))
         rows = await self._fetch(
-            f"""SELECT key, data::text AS data, versions::text AS versions FROM view_{view}
+            f"""SELECT key, data, versions FROM view_{view}
                 WHERE key > $1{filters} ORDER BY key LIMIT $2""",
             after,
             limit,
             *where.values(),
         )
-        return [(row["key"], ViewRow(row["data"].encode(), orjson.loads(row["versions"]))) for row in rows]
+        return [(row["key"], view_row(row)) for row in rows]
 
     async def read_streams(self, stream_ids: Sequence[str]) -> Sequence[StoredEvent]:
         rows = await self._fetch(

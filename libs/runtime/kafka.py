@@ -9,6 +9,7 @@ from libs.runtime.settings import Settings
 
 MAX_REQUEST_BYTES = 1024 * 1024
 METADATA_MS = 5_000
+FETCH_BYTES = 64 * 1024
 
 
 def new_producer(settings: Settings) -> AIOKafkaProducer:
@@ -34,6 +35,10 @@ def new_consumer(settings: Settings, group: str) -> AIOKafkaConsumer:
         session_timeout_ms=settings.kafka_session_ms,
         heartbeat_interval_ms=settings.kafka_heartbeat_ms,
         rebalance_timeout_ms=settings.kafka_rebalance_ms,
+        # One fetch a broker is under way at a time, and a partition read empty meanwhile waits for its end: the default
+        # of half a second would be waited out at every hop. Until then the broker gathers: small batches cost more.
+        fetch_max_wait_ms=settings.kafka_fetch_ms,
+        fetch_min_bytes=FETCH_BYTES,
         # A topic that is made anew while we run is noticed by this alone; the default is five minutes.
         metadata_max_age_ms=METADATA_MS,
     )

@@ -70,30 +70,45 @@ def _run_numbered(dsn: str) -> None:
 
 
 async def _make_view(connection: Any, projection: Projection[Any]) -> None:
-    """A table for the view; indexed fields become generated columns that lists filter by and dashboards read."""
-    await make_view_table(connection, f"view_{projection.name}", projection.indexed)
+    """A table for the view; indexed fields are columns that lists filter by and dashboards read."""
     await connection.execute(f"DROP VIEW IF EXISTS reporting.{projection.name}")
+    await make_view_table(connection, f"view_{projection.name}", projection.indexed)
     await reporting_view(connection, projection)
 
 
 async def reporting_view(connection: Any, projection: Projection[Any]) -> None:
     columns = "".join(f", {field}" for field in projection.indexed)
     await connection.execute(
-        f"CREATE VIEW reporting.{projection.name} AS SELECT key{columns}, data FROM view_{projection.name}"
+        f"""CREATE VIEW reporting.{projection.name} AS
+            SELECT key{columns}, convert_from(data, 'UTF8')::jsonb AS data FROM view_{projection.name}"""
     )
 
 
 async def make_view_table(connection: Any, table: str, indexed: Sequence[str]) -> None:
     await connection.execute(
         f"""CREATE TABLE IF NOT EXISTS {table} (
-            key text COLLATE "C" PRIMARY KEY, data jsonb NOT NULL, versions jsonb NOT NULL
+            key text COLLATE "C" PRIMARY KEY, data bytea NOT NULL, versions bytea NOT NULL
         ) WITH (fillfactor = 80)"""
     )
+    if await connection.fetchval(_IS_JSONB, table):
+        await _to_bytes(connection, table, indexed)
     for field in indexed:
-        await connection.execute(
-            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {field} text GENERATED ALWAYS AS (data->>'{field}') STORED"
-        )
+        await connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {field} text")
         await connection.execute(f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} ({field}, key)")
+
+
+_IS_JSONB = """SELECT EXISTS (SELECT FROM information_schema.columns WHERE table_schema = 'public'
+    AND table_name = $1 AND column_name = 'data' AND data_type = 'jsonb')"""
+
+
+async def _to_bytes(connection: Any, table: str, indexed: Sequence[str]) -> None:
+    """A table as it was before ADR 9: documents as jsonb, and columns that PostgreSQL derived from them."""
+    for field in indexed:
+        await connection.execute(f"ALTER TABLE {table} ALTER COLUMN {field} DROP EXPRESSION IF EXISTS")
+    changes = ", ".join(
+        f"ALTER COLUMN {name} TYPE bytea USING convert_to({name}::text, 'UTF8')" for name in ("data", "versions")
+    )
+    await connection.execute(f"ALTER TABLE {table} {changes}")
 
 
 async def grant(connection: Any, service: Service[Any], settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """The record a read model is made of: a typed view and a pure `evolve`."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ V = TypeVar("V", bound=BaseModel)
 class Projection(Generic[V]):
     """`key` says which row of the view an event changes (None: none); `evolve` gives the row (None: delete it).
 
-    `indexed` fields become generated columns, so that lists filter by them and dashboards read them by SQL.
+    `indexed` fields become columns, so that lists filter by them and dashboards read them by SQL.
     """
 
     name: str
@@ -23,3 +24,14 @@ class Projection(Generic[V]):
     key: Callable[[Recorded[Any]], str | None]
     evolve: Callable[[V | None, Recorded[Any]], V | None]
     indexed: tuple[str, ...] = ()
+
+    def columns(self, view: V) -> Mapping[str, str | None]:
+        """The indexed fields as text, as its JSON has them."""
+        if not self.indexed:
+            return {}
+        fields = view.model_dump(mode="json", include=set(self.indexed))
+        return {name: _text(fields[name]) for name in self.indexed}
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)

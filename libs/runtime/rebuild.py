@@ -14,7 +14,7 @@ import asyncpg
 import orjson
 
 from libs.runtime.batch import fold, written_row
-from libs.runtime.event_store import EVENT_COLUMNS, event_of
+from libs.runtime.event_store import EVENT_COLUMNS, event_of, view_row, write_rows
 from libs.runtime.intake import recorded_of
 from libs.runtime.migrate import grant, make_view_table, reporting_view
 from libs.runtime.projection import Projection
@@ -105,23 +105,19 @@ async def differences(dsn: str, source: str, projection: Projection[Any], progre
 
 async def _differing(connection: Any, view: str, expected: Mapping[str, FoldedView]) -> AsyncIterator[tuple[str, str]]:
     missing = set(expected)
-    async for row in connection.cursor(
-        f"SELECT key, data::text AS data, versions::text AS versions FROM view_{view} ORDER BY key", prefetch=CHUNK
-    ):
+    async for row in connection.cursor(f"SELECT key, data, versions FROM view_{view} ORDER BY key", prefetch=CHUNK):
         key = row["key"]
         missing.discard(key)
         if key not in expected:
             yield key, "is in the view, and no event says so"
-        elif words := _difference(
-            ViewRow(row["data"].encode(), orjson.loads(row["versions"])), written_row(expected[key])
-        ):
+        elif words := _difference(view_row(row), expected[key]):
             yield key, words
     for key in sorted(missing):
         yield key, "is missing in the view"
 
 
-def _difference(shown: ViewRow, expected: ViewRow) -> str:
-    ours, right = orjson.loads(shown.data), orjson.loads(expected.data)
+def _difference(shown: ViewRow, expected: FoldedView) -> str:
+    ours, right = orjson.loads(shown.data), expected.view.model_dump(mode="json")
     wrong = [
         f"{name} is {_short(ours.get(name))} in the view, {_short(right.get(name))} by the log"
         for name in sorted(ours.keys() | right.keys())
@@ -168,8 +164,9 @@ async def _rebuild(
         await _catch_up(connection, shadow, source, last, missing)
         await _write_rows(connection, shadow_table, shadow)
         differing = await connection.fetchval(
-            f"""SELECT count(*) FROM (SELECT key, data FROM {table} EXCEPT SELECT key, data FROM {shadow_table}) o
-                FULL JOIN (SELECT key, data FROM {shadow_table} EXCEPT SELECT key, data FROM {table}) n USING (key)"""
+            f"""SELECT count(*) FROM {table} o FULL JOIN {shadow_table} n USING (key)
+                WHERE o.data IS DISTINCT FROM n.data
+                  AND convert_from(o.data, 'UTF8')::jsonb IS DISTINCT FROM convert_from(n.data, 'UTF8')::jsonb"""
         )
         await _swap(connection, projection)
         await grant(connection, service, settings)
@@ -212,15 +209,9 @@ async def _write_rows(connection: Any, table: str, shadow: _Shadow) -> None:
     shadow.changed.clear()
     for start in range(0, len(changed), CHUNK):
         keys = changed[start : start + CHUNK]
-        kept = {key: written_row(shadow.rows[key]) for key in keys if key in shadow.rows}
+        kept = [written_row(shadow.projection, key, shadow.rows.get(key), existed=False) for key in keys]
         await connection.execute(f"DELETE FROM {table} WHERE key = ANY($1)", keys)
-        await connection.execute(
-            f"""INSERT INTO {table} (key, data, versions) SELECT key, data::jsonb, versions::jsonb
-                FROM unnest($1::text[], $2::text[], $3::text[]) AS r(key, data, versions)""",
-            list(kept),
-            [row.data.decode() for row in kept.values()],
-            [orjson.dumps(dict(row.versions)).decode() for row in kept.values()],
-        )
+        await write_rows(connection, table, kept, update=False)
 
 
 async def _swap(connection: Any, projection: Projection[Any]) -> None:

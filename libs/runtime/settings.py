@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     kafka_session_ms: int = 6_000
     kafka_heartbeat_ms: int = 2_000
     kafka_rebalance_ms: int = 20_000
+    kafka_fetch_ms: Annotated[int, Field(ge=1, le=500)] = 20
 
     postgres_dsn: str = ""
     postgres_owner_dsn: str = ""

@@ -62,12 +62,13 @@ class ViewRow:
 
 @dataclass(frozen=True, slots=True)
 class ViewChange:
-    """`row` None deletes; `existed` as in NewHead."""
+    """`row` None deletes; `existed` as in NewHead; `columns` are the indexed fields as text, all of them."""
 
     view: str
     key: str
     row: ViewRow | None
     existed: bool
+    columns: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ async def _facts(connection: Any, types: Sequence[str]) -> list[Fact]:
 
 
 async def _availability(connection: Any) -> dict[str, Mapping[str, Any]]:
-    rows = await connection.fetch("SELECT key, data::text AS data FROM view_availability")
+    rows = await connection.fetch("SELECT key, data FROM view_availability")
     return {row["key"]: orjson.loads(row["data"]) for row in rows}
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from libs.events.codec import encode
@@ -51,7 +52,9 @@ def parked(offset: int, key: bytes = b"O1", version: int = 1, reason: str = "bad
 
 
 def view(key: str, data: str, existed: bool, versions: dict[str, int] | None = None) -> ViewChange:
-    return ViewChange("tally", key, ViewRow(data.encode(), versions or {}), existed)
+    total = orjson.loads(data).get("total")
+    columns = {"total": None if total is None else str(total)}
+    return ViewChange("tally", key, ViewRow(data.encode(), versions or {}), existed, columns)
 
 
 async def write(storage: Storage, **changes: Any) -> None:

@@ -191,8 +191,10 @@ async def test_verify_names_the_order_of_a_row_that_was_falsified(
     before = await offenders(oms)
     owner = await asyncpg.connect(cluster.dsn("order", "owner"))
     try:
-        statement = "UPDATE view_order_view SET data = jsonb_set(data, '{status}', $2::text::jsonb) WHERE key = $1"
-        right = await owner.fetchval("SELECT data->>'status' FROM view_order_view WHERE key = $1", order_id)
+        shown = "convert_from(data, 'UTF8')::jsonb"
+        falsified = f"convert_to(jsonb_set({shown}, '{{status}}', $2::text::jsonb)::text, 'UTF8')"
+        statement = f"UPDATE view_order_view SET data = {falsified} WHERE key = $1"
+        right = await owner.fetchval("SELECT status FROM view_order_view WHERE key = $1", order_id)
         assert await owner.execute(statement, order_id, '"LOST"') == "UPDATE 1"
         found = (await offenders(oms)) - before
         assert any(order_id in one and f'status is "LOST" in the view, "{right}" by the log' in one for one in found)

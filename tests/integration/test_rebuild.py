@@ -21,6 +21,7 @@ from libs.runtime.storage import Partition
 from libs.testing.scenario import NOW, history
 from oms.cluster.cluster import LocalCluster
 from services.tracking.service import service
+from services.tracking.views.order import ORDER_TRACKING
 
 pytestmark = pytest.mark.integration
 
@@ -77,8 +78,8 @@ def story(order_id: str) -> list[Event]:
     return [OrderAccepted(order_id=order_id), confirmed, OrderCancelled(order_id=order_id, reason="MANUAL")]
 
 
-async def rows(owner: asyncpg.Connection) -> list[tuple[str, str, str]]:
-    found = await owner.fetch("SELECT key, data::text, versions::text FROM view_order_tracking ORDER BY key")
+async def rows(owner: asyncpg.Connection) -> list[tuple[str, bytes, bytes]]:
+    found = await owner.fetch("SELECT key, data, versions FROM view_order_tracking ORDER BY key")
     return [tuple(row) for row in found]
 
 
@@ -96,10 +97,32 @@ async def test_rebuilt_view_equals_the_one_built_event_by_event(
 async def test_wrong_row_is_counted_and_mended(handler: Handler, owner: asyncpg.Connection, settings: Settings) -> None:
     await hear(handler, story("o-1"))
     before = await rows(owner)
-    await owner.execute('UPDATE view_order_tracking SET data = data || \'{"status": "COMPLETED"}\'')
+    wrong = "convert_to(replace(convert_from(data, 'UTF8'), '\"CANCELLED\"', '\"COMPLETED\"'), 'UTF8')"
+    await owner.execute(f"UPDATE view_order_tracking SET data = {wrong}")
     done = await rebuild(TRACKING, settings, "order_tracking", silent)
     assert done.differing == 1
     assert await rows(owner) == before
+
+
+async def test_table_made_before_views_were_bytes_keeps_its_rows(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, story("o-1"))
+    derived = [
+        f"DROP COLUMN {name}, ADD COLUMN {name} text GENERATED ALWAYS AS (data->>'{name}') STORED"
+        for name in ORDER_TRACKING.indexed
+    ]
+    documents = [
+        f"ALTER COLUMN {name} TYPE jsonb USING convert_from({name}, 'UTF8')::jsonb" for name in ("data", "versions")
+    ]
+    await owner.execute("DROP VIEW reporting.order_tracking")
+    await owner.execute(f"ALTER TABLE view_order_tracking {', '.join(documents)}")
+    await owner.execute(f"ALTER TABLE view_order_tracking {', '.join(derived)}")
+    await migrate(TRACKING, settings)
+    assert (await handler.handle_records(records_of([*story("o-1"), *story("o-2")])[3:])).counts == {"processed": 3}
+    page = await handler.storage.page_view("order_tracking", {"status": "CANCELLED"}, "", 10)
+    assert [key for key, _ in page] == ["o-1", "o-2"]
+    assert (await rebuild(TRACKING, settings, "order_tracking", silent)).differing == 0
 
 
 async def test_view_is_written_and_read_after_its_rebuild(

@@ -35,6 +35,7 @@ async def test_consumer_keeps_no_position_in_kafka_and_begins_at_the_beginning(s
     assert consumer._group_instance_id is None, "dynamic membership"
     assert (consumer._session_timeout_ms, consumer._heartbeat_interval_ms) == (6_000, 2_000)
     assert consumer._rebalance_timeout_ms == 20_000
+    assert consumer._fetch_max_wait_ms == 20, "a partition waits for the fetch that is under way"
     assert consumer._check_crcs is True
     assert consumer._key_deserializer is consumer._value_deserializer is None, "one that raises is an endless loop"
     await consumer.stop()

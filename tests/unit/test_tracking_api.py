@@ -38,8 +38,9 @@ class AskedStorage(MemoryStorage):
 def hear(storage: MemoryStorage, projection: Projection[Any], *events: Event) -> None:
     items = history(events)
     folded = fold(projection, None, items)
-    assert folded is not None
-    storage.tables.views[projection.name] = {ORDER: written_row(folded)}
+    row = written_row(projection, ORDER, folded, existed=False).row
+    assert row is not None
+    storage.tables.views[projection.name] = {ORDER: row}
     storage.tables.events += [StoredEvent(item, encode(item.event), partition_key(item.event)) for item in items]
 
 

@@ -137,7 +137,7 @@ async def read_views(connection: Any) -> dict[str, dict[str, Any]]:
     )
     views: dict[str, dict[str, Any]] = {}
     for (table,) in tables:
-        rows = await connection.fetch(f"SELECT key, data::text AS data FROM {table}")
+        rows = await connection.fetch(f"SELECT key, data FROM {table}")
         views[table.removeprefix("view_")] = {row["key"]: json.loads(row["data"]) for row in rows}
     return views
 
