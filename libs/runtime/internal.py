@@ -25,6 +25,7 @@ from libs.runtime.operation import (
     PositionsReset,
     PublishedAgain,
     RelayPaused,
+    RelayResumed,
     Released,
     Wiring,
     Word,
@@ -142,7 +143,7 @@ class PauseOrder(TopicOrder):
     seconds: Annotated[int, Field(ge=30, le=3600)] = 300
 
 
-class RepublishOrder(TopicOrder):
+class PausedOrder(TopicOrder):
     """`holder` is what the pause has answered."""
 
     holder: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,64}$")]
@@ -236,8 +237,12 @@ def _add_topics(routes: APIRouter, operations: Operations) -> None:
     async def pause(order: PauseOrder, word: Asked) -> RelayPaused:
         return await operations.pause_relay(_said(word, order), order.topic, order.seconds)
 
+    @routes.post("/relay/resume", summary="End a pause before its time", responses=_NOT_HERE)
+    async def resume(order: PausedOrder, word: Asked) -> RelayResumed:
+        return await operations.resume_relay(_said(word, order), order.topic, order.holder)
+
     @routes.post("/relay/republish", summary="Publish every event of a topic once more", responses=_NOT_HERE)
-    async def republish(order: RepublishOrder, word: Asked) -> PublishedAgain:
+    async def republish(order: PausedOrder, word: Asked) -> PublishedAgain:
         return await operations.publish_again(_said(word, order), order.topic, order.holder)
 
 

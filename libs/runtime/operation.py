@@ -97,6 +97,12 @@ class RelayPaused(BaseModel):
     quiet_after_seconds: float
 
 
+class RelayResumed(BaseModel):
+    """The relay goes on before its pause would have ended."""
+
+    service: str
+
+
 class PublishedAgain(BaseModel):
     """So many events were put back into the outbox; the relay goes on."""
 
@@ -281,20 +287,35 @@ class Operations:
 
         return await self._do(word, RelayPaused, change)
 
+    async def resume_relay(self, word: Word, topic: str, holder: str) -> RelayResumed:
+        """Ends a pause whose work could not be finished: only this topic waits for it, and the relay has others."""
+        self._must_own(topic)
+
+        async def change(tx: Transaction) -> Done[RelayResumed]:
+            await self._end_pause(tx, holder)
+            changes = Changes(now=await tx.now(), consumer=self.consumer)
+            action = self._action("relay.resume", word, topic, None, {})
+            return RelayResumed(service=self._service.name), changes, action
+
+        return await self._do(word, RelayResumed, change)
+
     async def publish_again(self, word: Word, topic: str, holder: str) -> PublishedAgain:
         """Puts every event of a topic back into the outbox, and lets the paused relay go on."""
         self._must_own(topic)
         categories = sorted(name for name, category in CATEGORIES.items() if category.topic.name == topic)
 
         async def change(tx: Transaction) -> Done[PublishedAgain]:
-            if not await tx.end_lease(lease_of(self._service.name), holder):
-                raise OperationRefused("relay_not_paused", "the pause is over; begin again")
+            await self._end_pause(tx, holder)
             events = await tx.publish_again(categories)
             changes = Changes(now=await tx.now(), consumer=self.consumer)
             action = self._action("topic.republish", word, topic, None, {"events": events})
             return PublishedAgain(topic=topic, events=events), changes, action
 
         return await self._do(word, PublishedAgain, change)
+
+    async def _end_pause(self, tx: Transaction, holder: str) -> None:
+        if not await tx.end_lease(lease_of(self._service.name), holder):
+            raise OperationRefused("relay_not_paused", "the pause is over; begin again")
 
     def _must_own(self, topic: str) -> None:
         if topic not in self.wiring().publishes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from libs.events.envelope import Recorded
 
@@ -27,11 +28,11 @@ class Projection(Generic[V]):
 
     def columns(self, view: V) -> Mapping[str, str | None]:
         """The indexed fields as text, as its JSON has them."""
-        if not self.indexed:
-            return {}
-        fields = view.model_dump(mode="json", include=set(self.indexed))
-        return {name: _text(fields[name]) for name in self.indexed}
+        return {name: _text(getattr(view, name)) for name in self.indexed}
 
 
 def _text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    if value is None or isinstance(value, str):
+        return value
+    simple = to_jsonable_python(value)
+    return simple if isinstance(simple, str) else json.dumps(simple)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +69,7 @@ def republish(plan: Plan, by: str, reason: str, tell: Tell) -> dict[str, Any]:
             tell(f"{door.service} reads it from the beginning ({done['positions']} positions)")
         again = plan.owner.post("/internal/relay/republish", {**word, "holder": pause["holder"]})
     except BaseException:
-        left = max(0, int(paused_at + PAUSE_SECONDS - time.monotonic()))
-        tell(f"Not finished. The relay of {plan.owner.service} goes on by itself in {left} s; repeat the command then.")
+        tell(f"Not finished. {_resumed(plan, {**word, 'holder': pause['holder']}, paused_at)}")
         raise
     tell(f"{again['events']} events are back in the outbox of {plan.owner.service}, and its relay goes on")
     return {
@@ -80,6 +79,17 @@ def republish(plan: Plan, by: str, reason: str, tell: Tell) -> dict[str, Any]:
         "events": again["events"],
         "parked_records_dropped": dropped,
     }
+
+
+def _resumed(plan: Plan, order: Mapping[str, Any], paused_at: float) -> str:
+    """Lets the relay go: whatever became of this topic, all else that the service writes must not wait for it."""
+    relay = f"The relay of {plan.owner.service}"
+    try:
+        plan.owner.post("/internal/relay/resume", order)
+    except DoorError:
+        left = max(0, int(paused_at + PAUSE_SECONDS - time.monotonic()))
+        return f"{relay} goes on by itself in {left} s; repeat the command then."
+    return f"{relay} goes on; repeat the command."
 
 
 def wait_until_heard(plan: Plan, tell: Tell) -> None:

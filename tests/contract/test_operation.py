@@ -323,10 +323,21 @@ async def test_republish_without_its_pause_is_refused(desk: Desk) -> None:
     await desk.storage.delete_outbox([position for position, _ in await desk.storage.read_outbox(2)])
     assert await desk.storage.hold_lease(lease_of("inventory"), "relay", 60)
     for holder in ("relay", "operator.gone"):
-        with pytest.raises(OperationRefused) as refused:
-            await desk.operations.publish_again(said(), INVENTORY_STOCK.name, f"{holder}x")
-        assert refused.value.code == "relay_not_paused"
+        for without_pause in (desk.operations.publish_again, desk.operations.resume_relay):
+            with pytest.raises(OperationRefused) as refused:
+                await without_pause(said(), INVENTORY_STOCK.name, f"{holder}x")
+            assert refused.value.code == "relay_not_paused"
     assert await desk.storage.read_outbox(9) == []
+
+
+async def test_relay_goes_on_when_its_pause_is_given_up_and_nothing_is_published_again(desk: Desk) -> None:
+    await ask(desk, Add("A", 1))
+    await desk.storage.delete_outbox([position for position, _ in await desk.storage.read_outbox(2)])
+    pause = await desk.operations.pause_relay(said(), INVENTORY_STOCK.name, 60)
+    await desk.operations.resume_relay(said(), INVENTORY_STOCK.name, pause.holder)
+    assert await desk.storage.read_outbox(9) == []
+    assert await desk.storage.hold_lease(lease_of("inventory"), "relay", 60)
+    assert [action.action for action in await desk.actions()] == ["relay.pause", "relay.resume"]
 
 
 async def test_second_operator_does_not_take_the_pause_of_the_first(desk: Desk) -> None:

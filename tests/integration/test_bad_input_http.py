@@ -247,7 +247,7 @@ async def test_text_that_is_code_elsewhere_is_stored_as_data(doors: Outside, tex
     location = f"odd-{uuid.uuid4().hex[:8]}"
     body = {"location": location, "name": text, "country": "DE", "lat": 1.0, "lon": 1.0}
     assert (await doors.post("inventory", "/locations", body)).status_code == 201
-    shown = "SELECT data->>'name' AS name FROM reporting.locations WHERE key = $1"
+    shown = "SELECT convert_from(data, 'UTF8')::jsonb->>'name' AS name FROM view_locations WHERE key = $1"
     rows = await doors.sql("inventory", shown, location)
     assert [row["name"] for row in rows] == [text]
 

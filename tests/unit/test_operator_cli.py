@@ -176,6 +176,37 @@ def test_plan_names_writer_and_readers() -> None:
     assert (plan.owner, list(plan.readers)) == (payment, [order])
 
 
+@pytest.mark.parametrize(
+    ("reached", "said"),
+    [(True, "The relay of payment goes on; repeat the command."), (False, "goes on by itself in 300 s; repeat")],
+)
+def test_republish_that_fails_half_way_does_not_leave_the_relay_paused(
+    monkeypatch: pytest.MonkeyPatch, reached: bool, said: str
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def post(self: Door, path: str, body: Any) -> Any:
+        asked.append((path, body.get("holder")))
+        if path == "/internal/relay/resume" and not reached:
+            raise DoorError("payment does not answer", "lost")
+        return {"holder": "operator.1", "quiet_after_seconds": 0}
+
+    async def kafka_is_away(_plan: Any) -> None:
+        raise DoorError("Kafka has not deleted the topic")
+
+    monkeypatch.setattr(Door, "post", post)
+    monkeypatch.setattr(republish, "_made_anew", kafka_is_away)
+    monkeypatch.setattr(republish.time, "monotonic", lambda: 0.0)
+    told: list[str] = []
+    plan = republish.plan(
+        "oms.payment.events", [Door("payment", "http://payment", (), ("oms.payment.events",))], "kafka"
+    )
+    with pytest.raises(DoorError, match="has not deleted"):
+        republish.republish(plan, "ann", "disk lost", told.append)
+    assert asked == [("/internal/relay/pause", None), ("/internal/relay/resume", "operator.1")]
+    assert said in told[-1]
+
+
 def test_readers_are_waited_for_until_each_was_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     topic = "oms.payment.events"
     owner = Door("payment", "http://payment", (), (topic,))

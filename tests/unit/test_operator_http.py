@@ -106,6 +106,7 @@ async def test_skip_over_http(client: httpx.AsyncClient) -> None:
         ("positions/reset", {"topic": "oms.payment.events", **WORD}, 404, "not_subscribed"),
         ("relay/pause", {"topic": TOPIC, **WORD}, 404, "not_owner"),
         ("relay/republish", {"topic": INVENTORY_STOCK.name, "holder": "operator.x", **WORD}, 409, "relay_not_paused"),
+        ("relay/resume", {"topic": INVENTORY_STOCK.name, "holder": "operator.x", **WORD}, 409, "relay_not_paused"),
     ],
 )
 async def test_no_is_said_as_a_problem_and_changes_nothing(
@@ -141,6 +142,9 @@ async def test_topic_is_published_again_over_http(client: httpx.AsyncClient) -> 
     assert (await post(client, "relay/pause", topic, "k-2")).json()["code"] == "relay_paused"
     again = await post(client, "relay/republish", {**topic, "holder": pause["holder"]}, "k-3")
     assert again.json() == {"topic": INVENTORY_STOCK.name, "events": 0}
+    once_more = (await post(client, "relay/pause", topic, "k-4")).json()
+    given_up = await post(client, "relay/resume", {**topic, "holder": once_more["holder"]}, "k-5")
+    assert given_up.json() == {"service": "inventory"}
 
 
 @pytest.mark.parametrize("key", [b"O1", b"", b"\x00\xff", b"base64url:x", "ü".encode(), b"a b", b"\n"])
@@ -159,7 +163,7 @@ def test_key_text_that_is_no_base64_is_refused() -> None:
 async def test_every_operators_operation_documents_its_answers(client: httpx.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     internal = {path: operations for path, operations in paths.items() if path.startswith("/internal/")}
-    assert len(internal) == 10
+    assert len(internal) == 11
     for path, operations in internal.items():
         for method, operation in operations.items():
             assert operation["summary"], path
