@@ -315,8 +315,27 @@ class BadDeploy(Kind):
         for _ in range(self.keys):
             stream, key = fresh()
             records.append(Record(ORDER_TOPIC, b"<html>", key, headers(stream, 1, wanted), partition))
-        await send(scene, records)
+        await patiently(lambda: self._sent_together(scene, records))
         await self._halted(scene)
+
+    async def _sent_together(self, scene: Scene, records: Sequence[Record]) -> None:
+        """In one batch: a good record between two of them would begin the row anew."""
+        producer = AIOKafkaProducer(bootstrap_servers=scene.arena.places.kafka, acks="all", max_batch_size=2**20)
+        try:
+            await asyncio.wait_for(producer.start(), 20)
+            batch = producer.create_batch()
+            for record in records:
+                batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+            batch.close()
+            first = await asyncio.wait_for(
+                await producer.send_batch(batch, ORDER_TOPIC, partition=records[0].partition), 20
+            )
+            for place in range(len(records)):
+                scene.journal.note(
+                    "injected", topic=first.topic, partition=first.partition, offset=first.offset + place
+                )
+        finally:
+            await abandon(producer)
 
     async def _halted(self, scene: Scene) -> None:
         deadline = time.monotonic() + 40
