@@ -76,6 +76,7 @@ class Rig:
             postgres_dsn=self.cluster.dsn(name, "app"),
             postgres_owner_dsn=self.cluster.dsn(name, "owner"),
             postgres_read_dsn=self.cluster.dsn(name, "read"),
+            allow_unsafe=frozenset({"single_replica"}),
             **fields,
         )
 
