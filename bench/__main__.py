@@ -24,9 +24,10 @@ from bench.plan import FULL, QUICK, Plan
 from bench.plots import draw
 from bench.report import show, write_results
 from bench.rig import Rig, rig
+from bench.workers import shared
 from libs.runtime import telemetry
 
-SECTIONS = ("whole", "floor", "textbook", "peers", "paced", "growth", "memory", "parts")
+SECTIONS = ("whole", "floor", "textbook", "peers", "paced", "workers", "growth", "memory", "parts")
 console = Console()
 
 
@@ -57,7 +58,8 @@ def main(
     Sections: `whole` saturates the five services with orders (closed loop), in one, two and five processes, with bigger
     baskets and with HTTP gateways beside it. `floor` replays the same records and rows by the barest code. `textbook`
     is one transaction and one send a message. `peers` are pyeventsourcing and DBOS on the same server. `paced` places
-    orders at a given pace and measures how long they take to be confirmed. `growth` fills the stores and measures
+    orders at a given pace and measures how long they take to be confirmed. `workers` lets two worker processes of one
+    service share its partitions, and one alone. `growth` fills the stores and measures
     again. `memory` watches each service's process. `parts` measures append, commit, relay, consumer, hot SKU, rebuild.
 
     Examples: `--only whole --orders 3000`; `--only floor --only whole --shape five --rounds 1`; `--only parts --quick`.
@@ -116,10 +118,17 @@ async def _measure(rig: Rig, plan: Plan, sections: frozenset[str], shape: str, f
         rates = (f"growth_orders_per_s_{sizes[-1]}", f"growth_orders_per_s_{sizes[0]}")
         figures.derive("growth_ratio", rates, lambda full, empty: full / empty)
 
+    async def workers() -> None:
+        rates = await shared(rig, plan.worker_orders, plan.worker_rounds, told)
+        for count, samples in rates.items():
+            for rate in samples:
+                figures.add(f"workers_{count}_per_s", rate)
+        figures.derive("workers_ratio", ("workers_2_per_s", "workers_1_per_s"), lambda two, one: two / one)
+
     async def parts() -> None:
         figures.update(await measure_parts(rig, journey, plan, told))
 
-    for section, work in (("memory", memory), ("growth", growth), ("parts", parts)):
+    for section, work in (("workers", workers), ("memory", memory), ("growth", growth), ("parts", parts)):
         if section in sections:
             await contest.attempt(section, work)
     derive(figures, shape)

@@ -4,12 +4,13 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from bench.rig import Rig
+from libs.runtime.settings import Settings
 from oms.cluster import apps
 from oms.cluster.apps import SERVICES, SIMULATORS, Addresses
 from oms.cluster.health import wait_ready
@@ -79,19 +80,24 @@ class Fleet:
         self.names.append(command.name)
 
     def _command(self, name: str, services: Sequence[str], addresses: Addresses) -> Command:
-        plans = {}
-        for service in services:
-            settings = self.rig.settings(
+        settings = {
+            service: self.rig.settings(
                 service,
                 http_port=int(addresses.urls[service].rpartition(":")[2]),
                 callback_secret_file=addresses.callback_secret_file,
                 **{f"{simulator}_url": addresses.urls[simulator] for simulator in SIMULATORS},
                 **self.settings,
             )
-            plans[service] = settings.model_dump(mode="json")
-        plan = json.dumps({"in_process": not self.over_http, "services": plans})
-        env = {**apps.base_environment(), "OMS_BENCH": plan}
-        return Command(name=name, argv=(sys.executable, "-m", "bench.service_process"), env=env)
+            for service in services
+        }
+        return process(name, settings, in_process=not self.over_http)
+
+
+def process(name: str, services: Mapping[str, Settings], *, in_process: bool) -> Command:
+    """A process of these services, each with its settings."""
+    plans = {service: settings.model_dump(mode="json") for service, settings in services.items()}
+    env = {**apps.base_environment(), "OMS_BENCH": json.dumps({"in_process": in_process, "services": plans})}
+    return Command(name=name, argv=(sys.executable, "-m", "bench.service_process"), env=env)
 
 
 async def settled(fleet: Any, seconds: float, what: str, reached: Any) -> None:

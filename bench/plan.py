@@ -23,6 +23,8 @@ class Plan:
     rebuild_events: int
     growth_orders: tuple[int, ...]
     memory_orders: int
+    worker_orders: int
+    worker_rounds: int = 3
 
 
 FULL = Plan(
@@ -38,6 +40,7 @@ FULL = Plan(
     rebuild_events=1_000_000,
     growth_orders=(0, 10_000, 100_000, 1_000_000),
     memory_orders=200_000,
+    worker_orders=5_000,
 )
 
 QUICK = Plan(
@@ -56,5 +59,7 @@ QUICK = Plan(
     rebuild_events=50_000,
     growth_orders=(0, 3_000),
     memory_orders=400,
+    worker_orders=500,
+    worker_rounds=1,
 )
 """Stores of a hundredth, rounds of a quarter: it shows that everything works, and roughly where the figures are."""
