@@ -295,30 +295,33 @@ class Batch:
                     if (key := projection.key(recorded)) is not None:
                         by_key.setdefault(key, []).append(recorded)
             if by_key:
-                rows = await self._lock_rows(tx, projection.name, sorted(by_key))
+                rows = await self._lock_rows(tx, projection, sorted(by_key))
                 with blamed_on_data(f"view {projection.name}"):
                     for key, items in by_key.items():
                         self._fold_row(projection, key, rows.get(key), items)
 
-    async def _lock_rows(self, tx: Transaction, name: str, keys: Sequence[str]) -> Mapping[str, ViewRow]:
-        """The rows as they are; without their data where the cache has them at just these versions."""
-        known = [key for key in keys if self.view_cache.find((name, key)) is not None]
-        rows = dict(await tx.lock_views(name, keys, known))
-        outdated = [k for k in known if k in rows and self.view_cache.get(name, k, rows[k].versions) is None]
-        return rows | dict(await tx.lock_views(name, outdated)) if outdated else rows
+    async def _lock_rows(
+        self, tx: Transaction, projection: Projection[Any], keys: Sequence[str]
+    ) -> Mapping[str, FoldedView]:
+        """The rows as they are: from the cache where it has them at just these versions, else read."""
+        name = projection.name
+        # Held here: another batch of this process may push them out of the cache while this one waits for its locks.
+        kept = {key: row for key in keys if (row := self.view_cache.find((name, key))) is not None}
+        found = await tx.lock_views(name, keys, list(kept))
+        rows = {key: kept[key] for key, row in found.items() if key in kept and kept[key].versions == row.versions}
+        # What another worker, or a rebuild, has gone on with is locked by now; it is only read.
+        outdated = [key for key in found if key in kept and key not in rows]
+        read = {**found, **(await tx.lock_views(name, outdated) if outdated else {})}
+        with blamed_on_data(f"view {name}"):
+            return rows | {key: read_row(projection, row) for key, row in read.items() if key not in rows}
 
     def _fold_row(
-        self, projection: Projection[Any], key: str, row: ViewRow | None, items: Sequence[Recorded[Any]]
+        self, projection: Projection[Any], key: str, before: FoldedView | None, items: Sequence[Recorded[Any]]
     ) -> None:
-        name = projection.name
-        before = None
-        if row is not None:
-            before = self.view_cache.get(name, key, row.versions) or read_row(projection, row)
         after = fold(projection, before, items)
-        if after is before:
-            return
-        self._folded_views[name, key] = after
-        self._views.append(written_row(projection, key, after, existed=row is not None))
+        if after is not before:
+            self._folded_views[projection.name, key] = after
+            self._views.append(written_row(projection, key, after, existed=before is not None))
 
     def changes(self) -> Changes:
         publish = self.service.decider is not None

@@ -56,8 +56,5 @@ class StateCache(Recent[str, Folded]):
         return folded if folded is not None and folded.version <= up_to else None
 
 
-class ViewCache(Recent[tuple[str, str], FoldedView]):
-    def get(self, view: str, key: str, versions: Mapping[str, int]) -> FoldedView | None:
-        """The row kept, if it is of just these versions: another worker, or a rebuild, may have gone on since."""
-        folded = self.find((view, key))
-        return folded if folded is not None and folded.versions == versions else None
+ViewCache = Recent[tuple[str, str], FoldedView]
+"""By view and key. Good only at the versions of the row as it is locked: other workers write, and rebuilds."""
