@@ -4,6 +4,7 @@ The simulators have the effect and answer garbage in its place, once for each id
 """
 
 import asyncio
+import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -158,6 +159,7 @@ async def restarted(system: LocalCluster, service: str, **env: str) -> AsyncIter
         await started_as(usual)
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not there: apt-get install -y openssl")
 @pytest.mark.parametrize(
     ("partner", "kind", "answers"),
     [
