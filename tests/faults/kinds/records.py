@@ -80,18 +80,20 @@ async def _send(scene: Scene, left: list[Record], *, injected: bool) -> None:
         await abandon(producer)
 
 
-async def last_records(scene: Scene, place: TopicPartition, count: int) -> list[Record]:
-    return await patiently(lambda: _last_records(scene, place, count))
+async def records_of(scene: Scene, place: TopicPartition, count: int, *, first: bool) -> list[Record]:
+    """The first or the last records of a partition."""
+    return await patiently(lambda: _records_of(scene, place, count, first=first))
 
 
-async def _last_records(scene: Scene, place: TopicPartition, count: int) -> list[Record]:
+async def _records_of(scene: Scene, place: TopicPartition, count: int, *, first: bool) -> list[Record]:
     consumer = AIOKafkaConsumer(bootstrap_servers=scene.arena.places.kafka, group_id=None, enable_auto_commit=False)
     await asyncio.wait_for(consumer.start(), 20)
     found: list[Record] = []
     try:
         consumer.assign([place])
         end = (await consumer.end_offsets([place]))[place]
-        start = max(0, end - count)
+        start = 0 if first else max(0, end - count)
+        end = min(end, start + count)
         consumer.seek(place, start)
         deadline = time.monotonic() + 20
         while start + len(found) < end and time.monotonic() < deadline:
@@ -119,9 +121,25 @@ class Repeat(Kind):
 
     async def strike(self, scene: Scene) -> None:
         place = TopicPartition(self.target, scene.random.randrange(6))
-        found = [r for r in await last_records(scene, place, self.count) if not _is_spoilt(r)]
+        found = [r for r in await records_of(scene, place, self.count, first=False) if not _is_spoilt(r)]
         await send(scene, [record for record in found for _ in range(self.times)], injected=False)
         self.notes.append(f"{len(found)} records {self.times} times")
+
+
+@dataclass
+class Replayed(Kind):
+    """A whole topic once more, from offset 0; late in a long run, of each partition what a minute has time for."""
+
+    count: int = 2_500
+
+    async def strike(self, scene: Scene) -> None:
+        sent = 0
+        for number in range(6):
+            records = await records_of(scene, TopicPartition(self.target, number), self.count, first=True)
+            found = [record for record in records if not _is_spoilt(record)]
+            await send(scene, found, injected=False)
+            sent += len(found)
+        self.notes.append(f"{sent} records")
 
 
 def _is_spoilt(record: Record) -> bool:
@@ -381,7 +399,7 @@ def _repeat(name: str, count: int, times: int) -> Make:
 
 KINDS: dict[str, Make] = {
     "record_ten_times": _repeat("record_ten_times", 5, 10),
-    "topic_replayed": _repeat("topic_replayed", 1_500, 1),
+    "topic_replayed": lambda dice: Replayed(name="topic_replayed", target=dice.choice(OWN_TOPICS), bound=30),
     "group_reset": lambda dice: GroupReset(name="group_reset", target=dice.choice(sorted(SUBSCRIBED))),
     "republish": lambda dice: Republished(name="republish", target=dice.choice(WHOLE), bound=90),
     "poison_own_topic": lambda dice: PoisonOwn(name="poison_own_topic", target=ORDER_TOPIC),
