@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import asyncpg
 import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from tests.faults.driver import abandon
 from tests.faults.kinds.kind import Kind, Make, NeverHit, Scene
@@ -173,6 +175,22 @@ class GroupReset(Kind):
             await asyncio.wait_for(consumer.commit(dict.fromkeys(places, 0)), 10)
         finally:
             await asyncio.wait_for(consumer.stop(), 10)
+
+
+@dataclass
+class GroupDeleted(GroupReset):
+    """Kafka knows nothing of the group any more."""
+
+    async def _forget(self, scene: Scene) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=scene.arena.places.kafka)
+        try:
+            await asyncio.wait_for(admin.start(), 20)
+            answer = await asyncio.wait_for(admin._send_request(DeleteGroupsRequest([f"oms.{self.target}.policy"])), 10)
+            for _, code in answer.results:
+                if code:  # it still has a member: tried again
+                    raise for_code(code)
+        finally:
+            await admin.close()
 
 
 # --- bad --------------------------------------------------------------------------------------------------------------
@@ -401,6 +419,7 @@ KINDS: dict[str, Make] = {
     "record_ten_times": _repeat("record_ten_times", 5, 10),
     "topic_replayed": lambda dice: Replayed(name="topic_replayed", target=dice.choice(OWN_TOPICS), bound=30),
     "group_reset": lambda dice: GroupReset(name="group_reset", target=dice.choice(sorted(SUBSCRIBED))),
+    "group_deleted": lambda dice: GroupDeleted(name="group_deleted", target=dice.choice(sorted(SUBSCRIBED))),
     "republish": lambda dice: Republished(name="republish", target=dice.choice(WHOLE), bound=90),
     "poison_own_topic": lambda dice: PoisonOwn(name="poison_own_topic", target=ORDER_TOPIC),
     "poison_channel": lambda dice: PoisonChannel(name="poison_channel", target=CHANNEL_TOPIC),
