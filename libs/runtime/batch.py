@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -303,13 +304,13 @@ class Batch:
     async def _lock_rows(
         self, tx: Transaction, projection: Projection[Any], keys: Sequence[str]
     ) -> Mapping[str, FoldedView]:
-        """The rows as they are: from the cache where it has them at just these versions, else read."""
+        """The rows as they are: from the cache where it has just these, else read."""
         name = projection.name
         # Held here: another batch of this process may push them out of the cache while this one waits for its locks.
         kept = {key: row for key in keys if (row := self.view_cache.find((name, key))) is not None}
         found = await tx.lock_views(name, keys, list(kept))
-        rows = {key: kept[key] for key, row in found.items() if key in kept and kept[key].versions == row.versions}
-        # What another worker, or a rebuild, has gone on with is locked by now; it is only read.
+        rows = {key: kept[key] for key, row in found.items() if key in kept and kept[key].is_of(row)}
+        # What is not as this process has left it is locked by now; it is only read.
         outdated = [key for key in found if key in kept and key not in rows]
         read = {**found, **(await tx.lock_views(name, outdated) if outdated else {})}
         with blamed_on_data(f"view {name}"):
@@ -361,14 +362,19 @@ class Batch:
         return bool(self._effects)
 
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
 def read_row(projection: Projection[Any], row: ViewRow) -> FoldedView:
-    return FoldedView(projection.view.__pydantic_validator__.validate_json(row.data), row.versions)
+    return FoldedView(projection.view.__pydantic_validator__.validate_json(row.data), row.versions, row.table_id)
 
 
 def written_row(projection: Projection[Any], key: str, folded: FoldedView | None, *, existed: bool) -> ViewChange:
     if folded is None:
         return ViewChange(projection.name, key, None, existed)
     row = ViewRow(folded.view.__pydantic_serializer__.to_json(folded.view), folded.versions)
+    if b"\\u0000" in row.data and _NUL.search(row.data):
+        raise DataFault(f"view {projection.name}: a text holds NUL, which no reader of reporting.* bears")
     return ViewChange(projection.name, key, row, existed, projection.columns(folded.view))
 
 
@@ -383,4 +389,4 @@ def fold(projection: Projection[Any], before: FoldedView | None, items: Sequence
             changed = True
     if not changed:
         return before
-    return None if view is None else FoldedView(view, versions)
+    return None if view is None else FoldedView(view, versions, 0 if before is None else before.table_id)

@@ -6,6 +6,7 @@ everything that the lock waited for. One statement that did both would return th
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -174,12 +175,12 @@ class PostgresTransaction(OperatorStatements):
 
     async def lock_views(self, view: str, keys: Sequence[str], known: Sequence[str] = ()) -> Mapping[str, ViewRow]:
         rows = await self._connection.fetch(
-            f"""SELECT key, CASE WHEN key = ANY($2) THEN ''::bytea ELSE data END AS data, versions
+            f"""SELECT key, CASE WHEN key = ANY($2) THEN ''::bytea ELSE data END AS data, versions, tableoid AS table_id
                 FROM view_{view} WHERE key = ANY($1) ORDER BY key FOR UPDATE""",
             keys,
             known,
         )
-        return {row["key"]: view_row(row) for row in rows}
+        return {row["key"]: replace(view_row(row), table_id=row["table_id"]) for row in rows}
 
     async def write(self, changes: Changes) -> None:
         """Every table in the same order and every set sorted by its key, so that two batches never deadlock."""

@@ -91,20 +91,25 @@ async def make_view_table(connection: Any, table: str, indexed: Sequence[str]) -
         ) WITH (fillfactor = 80)"""
     )
     if await connection.fetchval(_IS_JSONB, table):
-        await _to_bytes(connection, table, indexed)
+        await _to_bytes(connection, table)
+    known = {row["name"] for row in await connection.fetch(_COLUMNS, table)}
     for field in indexed:
-        await connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {field} text")
+        if field not in known:
+            await connection.execute(f"ALTER TABLE {table} ADD COLUMN {field} text")
+            await connection.execute(f"UPDATE {table} SET {field} = convert_from(data, 'UTF8')::jsonb->>'{field}'")
         await connection.execute(f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} ({field}, key)")
 
 
-_IS_JSONB = """SELECT EXISTS (SELECT FROM information_schema.columns WHERE table_schema = 'public'
-    AND table_name = $1 AND column_name = 'data' AND data_type = 'jsonb')"""
+_COLUMNS = """SELECT column_name::text AS name FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name = $1"""
+_DERIVED = f"{_COLUMNS} AND is_generated = 'ALWAYS'"
+_IS_JSONB = f"SELECT EXISTS ({_COLUMNS} AND column_name = 'data' AND data_type = 'jsonb')"
 
 
-async def _to_bytes(connection: Any, table: str, indexed: Sequence[str]) -> None:
+async def _to_bytes(connection: Any, table: str) -> None:
     """A table as it was before ADR 9: documents as jsonb, and columns that PostgreSQL derived from them."""
-    for field in indexed:
-        await connection.execute(f"ALTER TABLE {table} ALTER COLUMN {field} DROP EXPRESSION IF EXISTS")
+    for row in await connection.fetch(_DERIVED, table):
+        await connection.execute(f"ALTER TABLE {table} ALTER COLUMN {row['name']} DROP EXPRESSION")
     changes = ", ".join(
         f"ALTER COLUMN {name} TYPE bytea USING convert_to({name}::text, 'UTF8')" for name in ("data", "versions")
     )

@@ -6,7 +6,7 @@ that were not there are remembered, and both are read again at the end, under a 
 moment of the last round, the comparison and the swap.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,21 +97,25 @@ async def differences(dsn: str, source: str, projection: Projection[Any], progre
             shadow = _Shadow(projection)
             await _read_log(connection, shadow, source, progress)
             differing = [(stream, "the log lacks a version of this stream") for stream in sorted(shadow.behind)]
-            differing += [one async for one in _differing(connection, projection.name, shadow.rows)]
+            differing += [one async for one in _differing(connection, shadow)]
     finally:
         await connection.close()
     return Compared(shadow.events, len(shadow.rows), differing)
 
 
-async def _differing(connection: Any, view: str, expected: Mapping[str, FoldedView]) -> AsyncIterator[tuple[str, str]]:
+async def _differing(connection: Any, shadow: _Shadow) -> AsyncIterator[tuple[str, str]]:
+    projection, expected = shadow.projection, shadow.rows
     missing = set(expected)
-    async for row in connection.cursor(f"SELECT key, data, versions FROM view_{view} ORDER BY key", prefetch=CHUNK):
+    columns = ", ".join(["key", "data", "versions", *projection.indexed])
+    async for row in connection.cursor(f"SELECT {columns} FROM view_{projection.name} ORDER BY key", prefetch=CHUNK):
         key = row["key"]
         missing.discard(key)
         if key not in expected:
             yield key, "is in the view, and no event says so"
         elif words := _difference(view_row(row), expected[key]):
             yield key, words
+        elif wrong := [n for n, right in projection.columns(expected[key].view).items() if row[n] != right]:
+            yield key, f"its columns {', '.join(wrong)} are not as its document"
     for key in sorted(missing):
         yield key, "is missing in the view"
 

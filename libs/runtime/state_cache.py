@@ -8,6 +8,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from libs.runtime.storage import ViewRow
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -23,10 +25,15 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class FoldedView:
-    """A view's row as the model it is, and the last version folded of each stream that it is made of."""
+    """A view's row as the model it is; `versions` and `table_id` as in ViewRow."""
 
     view: Any
     versions: Mapping[str, int]
+    table_id: int = 0
+
+    def is_of(self, row: ViewRow) -> bool:
+        """Whether it is this very row: other workers go on with it, and a rebuild corrects it at the same versions."""
+        return self.table_id == row.table_id != 0 and self.versions == row.versions
 
 
 class Recent(Generic[K, V]):
@@ -57,4 +64,4 @@ class StateCache(Recent[str, Folded]):
 
 
 ViewCache = Recent[tuple[str, str], FoldedView]
-"""By view and key. Good only at the versions of the row as it is locked: other workers write, and rebuilds."""
+"""By view and key."""

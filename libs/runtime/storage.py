@@ -54,10 +54,14 @@ class StoredEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ViewRow:
-    """A row of a view: its JSON, and the last version folded of each stream that it is made of."""
+    """A row of a view: its JSON, and the last version folded of each stream that it is made of.
+
+    `table_id` is the table that it was read from (0: not known): a rebuild puts another in its place.
+    """
 
     data: bytes
     versions: Mapping[str, int]
+    table_id: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

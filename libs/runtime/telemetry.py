@@ -16,6 +16,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 CounterName = Literal[
@@ -93,6 +94,8 @@ class _Unsampled:
 
 
 _ratio = 1.0
+_NOT_SAMPLED = "02468ace"
+"""The lowest bit of the flags says whether a trace is sampled; others are no business of ours."""
 
 
 def span(name: str, traceparent: str, **attributes: str) -> AbstractContextManager[str]:
@@ -103,7 +106,7 @@ def span(name: str, traceparent: str, **attributes: str) -> AbstractContextManag
     """
     if not traceparent and random.random() >= _ratio:
         traceparent = f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-00"
-    if traceparent.endswith("-00"):
+    if traceparent and traceparent[-1] in _NOT_SAMPLED:
         return _Unsampled(traceparent)
     return _sampled(name, traceparent, attributes)
 
@@ -136,7 +139,7 @@ def configure(service: str, *, log_level: str, trace_ratio: float, exporter: Spa
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()]))
     global _ratio
     _ratio = trace_ratio
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, sampler=ParentBased(ALWAYS_ON))  # where it begins, `span` has decided
     if exporter is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)

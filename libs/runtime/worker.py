@@ -202,9 +202,8 @@ class Process:
             serving = group.create_task(server.serve())
             committing = group.create_task(commit.run()) if commit else None
             loops = [group.create_task(loop) for loop in self._loops(handler, storage, commit)]
-            if not kafka_is_known:
-                loops.append(group.create_task(self._judge_kafka_later()))
-            for task in (committing, serving, *loops):
+            judging = None if kafka_is_known else group.create_task(self._judge_kafka_later())
+            for task in (committing, judging, serving, *loops):
                 if task is not None:
                     task.add_done_callback(_end_if_failed)
             log.info("process.started", roles=sorted(self._roles), port=settings.http_port)
@@ -212,7 +211,7 @@ class Process:
             log.info("process.stopping")
             server.should_exit = True
             await asyncio.wait([serving, *loops], timeout=settings.stop_seconds)
-            for task in (committing, serving, *loops):
+            for task in (committing, judging, serving, *loops):
                 if task is not None:
                     task.cancel()
 

@@ -105,7 +105,11 @@ class MemoryTransaction:
 
     async def lock_views(self, view: str, keys: Sequence[str], known: Sequence[str] = ()) -> Mapping[str, ViewRow]:
         rows = self._tables.views.get(view, {})
-        return {key: replace(rows[key], data=b"") if key in known else rows[key] for key in keys if key in rows}
+        return {
+            key: replace(rows[key], data=b"" if key in known else rows[key].data, table_id=1)
+            for key in keys
+            if key in rows
+        }
 
     async def write(self, changes: Changes) -> None:
         tables = self._tables

@@ -104,6 +104,29 @@ async def test_wrong_row_is_counted_and_mended(handler: Handler, owner: asyncpg.
     assert await rows(owner) == before
 
 
+async def test_row_that_a_rebuild_corrected_is_not_made_wrong_again_by_who_had_it_in_memory(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, story("o-1")[:1])
+    wrong = """convert_to(replace(convert_from(data, 'UTF8'), '"currency":""', '"currency":"XXX"'), 'UTF8')"""
+    await owner.execute(f"UPDATE view_order_tracking SET data = {wrong}")
+    await handler.handle_records(records_of(story("o-1"))[1:2])  # reads the wrong row, and keeps it in memory
+    assert (await rebuild(TRACKING, settings, "order_tracking", silent)).differing == 1
+    await handler.handle_records(records_of(story("o-1"))[2:])
+    assert (await rebuild(TRACKING, settings, "order_tracking", silent)).differing == 0
+
+
+async def test_new_column_holds_what_the_documents_say(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, story("o-1"))
+    await owner.execute("DROP VIEW reporting.order_tracking")
+    await owner.execute("ALTER TABLE view_order_tracking DROP COLUMN status")
+    await migrate(TRACKING, settings)
+    page = await handler.storage.page_view("order_tracking", {"status": "CANCELLED"}, "", 10)
+    assert [key for key, _ in page] == ["o-1"]
+
+
 async def test_table_made_before_views_were_bytes_keeps_its_rows(
     handler: Handler, owner: asyncpg.Connection, settings: Settings
 ) -> None:
