@@ -8,8 +8,8 @@ import asyncpg
 import orjson
 
 from bench.parts.bed import Bed
-from libs.runtime.event_store import write_rows
 from libs.runtime.storage import ViewChange, ViewRow
+from libs.runtime.view_store import write_rows
 from services.tracking.views.order import ORDER_TRACKING
 
 ROWS = 500

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 import asyncpg
@@ -29,6 +28,7 @@ from libs.runtime.storage import (
     ViewChange,
     ViewRow,
 )
+from libs.runtime.view_store import view_row, write_rows
 
 Connection = asyncpg.pool.PoolConnectionProxy
 
@@ -326,25 +326,6 @@ class PostgresTransaction(OperatorStatements):
             await self._connection.execute(f"DELETE FROM {table} WHERE key = ANY($1)", gone)
 
 
-async def write_rows(connection: Any, table: str, changes: Sequence[ViewChange], *, update: bool) -> None:
-    """Updates or inserts the rows of a view's table, in one statement."""
-    written = [(change, change.row) for change in changes if change.row is not None]
-    if not written:
-        return
-    columns = tuple(written[0][0].columns)
-    await connection.execute(
-        _update_rows(table, columns) if update else _insert_rows(table, columns),
-        [change.key for change, _ in written],
-        [row.data for _, row in written],
-        [orjson.dumps(dict(row.versions)) for _, row in written],
-        *([change.columns[column] for change, _ in written] for column in columns),
-    )
-
-
-def view_row(row: Any) -> ViewRow:
-    return ViewRow(row["data"], orjson.loads(row["versions"]))
-
-
 OUTCOMES = ("processed", "duplicate", "parked", "skipped")
 
 _UPSERT_SEEN = """INSERT INTO seen (consumer, stream_id, stream_version)
@@ -362,28 +343,6 @@ _UPDATE_HEADS = f"""UPDATE stream_head SET stream_version = h.stream_version, du
     FROM {_HEADS} WHERE stream_head.stream_id = h.stream_id"""
 _INSERT_HEADS = f"""INSERT INTO stream_head
     (stream_id, stream_version, due_at, snapshot, snapshot_version, snapshot_fingerprint) SELECT * FROM {_HEADS}"""
-
-
-def _view_rows(columns: Sequence[str]) -> str:
-    arrays = ", ".join(
-        ["$1::text[]", "$2::bytea[]", "$3::bytea[]", *(f"${n + 4}::text[]" for n in range(len(columns)))]
-    )
-    return f"unnest({arrays}) AS r({_named(columns)})"
-
-
-def _named(columns: Sequence[str]) -> str:
-    return ", ".join(["key", "data", "versions", *columns])
-
-
-@cache
-def _update_rows(table: str, columns: tuple[str, ...]) -> str:
-    changed = ", ".join(f"{name} = r.{name}" for name in ("data", "versions", *columns))
-    return f"UPDATE {table} v SET {changed} FROM {_view_rows(columns)} WHERE v.key = r.key"
-
-
-@cache
-def _insert_rows(table: str, columns: tuple[str, ...]) -> str:
-    return f"INSERT INTO {table} ({_named(columns)}) SELECT {_named(columns)} FROM {_view_rows(columns)}"
 
 
 def _columns(rows: Sequence[Any], *names: str) -> list[list[Any]]:

@@ -14,7 +14,7 @@ import asyncpg
 import orjson
 
 from libs.runtime.batch import fold, written_row
-from libs.runtime.event_store import EVENT_COLUMNS, event_of, view_row, write_rows
+from libs.runtime.event_store import EVENT_COLUMNS, event_of
 from libs.runtime.intake import recorded_of
 from libs.runtime.migrate import grant, make_view_table, reporting_view
 from libs.runtime.projection import Projection
@@ -22,6 +22,7 @@ from libs.runtime.service import Service
 from libs.runtime.settings import Settings
 from libs.runtime.state_cache import FoldedView
 from libs.runtime.storage import StoredEvent, ViewRow
+from libs.runtime.view_store import view_row, write_rows
 
 CHUNK = 5_000
 _COLUMNS = f"global_position, {EVENT_COLUMNS}"
