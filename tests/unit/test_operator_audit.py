@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from libs.events.envelope import to_headers
 from libs.runtime.rebuild import _difference
+from libs.runtime.state_cache import FoldedView
 from libs.runtime.storage import ViewRow
 from libs.testing.fulfillment_gateway import InMemoryCarrier, InMemoryWarehouse
 from libs.testing.tally import envelope
@@ -99,6 +101,11 @@ def test_every_view_of_every_service_is_checked() -> None:
     }
 
 
+class Row(BaseModel):
+    a: int
+    b: int
+
+
 @pytest.mark.parametrize(
     ("shown", "said"),
     [
@@ -110,7 +117,7 @@ def test_every_view_of_every_service_is_checked() -> None:
     ],
 )
 def test_row_that_differs_is_told_field_by_field(shown: ViewRow, said: str) -> None:
-    assert _difference(shown, ViewRow(b'{"a":1,"b":2}', {"s": 1})) == said
+    assert _difference(shown, FoldedView(Row(a=1, b=2), {"s": 1})) == said
 
 
 # --- the books while orders flow -------------------------------------------------------------------------------------
