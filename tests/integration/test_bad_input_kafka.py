@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiokafka.errors import InvalidTimestampError
 
 from libs.events.envelope import Envelope, to_headers
 from libs.events.topics import PAYMENT_EVENTS
@@ -231,6 +232,12 @@ async def test_unknown_type_is_skipped_and_counted(kafka: Outside, value: bytes,
     after = await position(kafka, place)
     assert after["skipped"] == before["skipped"] + 1
     assert await parked(kafka, place) == []
+
+
+async def test_timestamp_of_the_next_century_is_refused_by_the_broker(kafka: Outside) -> None:
+    placed = kafka.order("SKU-KAFKA")
+    with pytest.raises(InvalidTimestampError):
+        await kafka.publish(placed.model_dump_json().encode(), timestamp_ms=4_102_444_800_000)
 
 
 @pytest.mark.parametrize("timestamp_ms", [1, 1_000_000_000_000])
