@@ -38,7 +38,7 @@ class Locked(Kind):
     session: Any = None
 
     async def strike(self, scene: Scene) -> None:
-        self.session = await asyncpg.connect(scene.arena.dsn(f"oms_{self.target}"), timeout=10)
+        self.session = await patiently(lambda: asyncpg.connect(scene.arena.dsn(f"oms_{self.target}"), timeout=10))
         await self.session.execute(f"BEGIN; SET LOCAL lock_timeout = '20s'; {self.statement}")
 
     async def heal(self, scene: Scene) -> None:
