@@ -26,6 +26,7 @@ from bench.report import show, write_results
 from bench.rig import Rig, rig
 from bench.workers import shared
 from libs.runtime import telemetry
+from libs.runtime.garbage import tune_garbage_collector
 
 SECTIONS = ("whole", "floor", "textbook", "peers", "paced", "workers", "growth", "memory", "parts")
 console = Console()
@@ -82,6 +83,7 @@ def main(
     plan = replace(QUICK if quick else FULL, **{name: value for name, value in given.items() if value})
     if growth_orders:
         plan = replace(plan, growth_orders=tuple(int(number) for number in growth_orders.split(",")))
+    tune_garbage_collector()  # parts run in this process as they do in the services'
     telemetry.configure("bench", log_level="ERROR", trace_ratio=0)
     folder = out or Path("build/bench" if quick else "bench")
     folder.mkdir(parents=True, exist_ok=True)

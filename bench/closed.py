@@ -47,7 +47,9 @@ async def channel_and_tracking(rig: Rig, bodies: Sequence[bytes]) -> AsyncIterat
     await producer.start()
     try:
         async with asyncpg.create_pool(rig.cluster.dsn("tracking"), min_size=1, max_size=2) as pool:
-            yield Channel(producer, bodies), Tracking(pool)
+            tracking = Tracking(pool)
+            await tracking.completed()
+            yield Channel(producer, bodies), tracking
     finally:
         await producer.stop()
 
@@ -60,7 +62,7 @@ async def saturate(fleet: Fleet, load: Load) -> Rate:
         began = time.monotonic()
         window: _Window | None = None
         while True:
-            done = await tracking.completed(channel)
+            done = await tracking.completed()
             if window is None and done >= load.in_flight // 2:
                 window = _Window(time.monotonic(), done, spent(rig, fleet.pids()))
             if window is not None and _over(load, window, channel.sent):
@@ -101,6 +103,7 @@ async def drained(fleet: Fleet, channel: Channel, tracking: Tracking, patience: 
     """Every order placed is completed: a benchmark that lost one has measured nothing."""
 
     async def all_completed() -> bool:
-        return await tracking.completed(channel) >= channel.sent
+        return await tracking.completed() >= channel.sent
 
     await settled(fleet, patience, f"{channel.sent} orders completed", all_completed)
+    assert await tracking.shown_as_completed(channel) == channel.sent, "tracking shows something else than it has heard"

@@ -40,35 +40,24 @@ def _body(*lines: Any) -> bytes:
     return order_placed(_ID.decode(), *lines, channel=_CHANNEL.decode()).model_dump_json().encode()
 
 
-SEGMENT = 5_000
-
-
 class Channel:
-    """The sales channels of one run: a new one every so many orders, so that only the last ones must be counted."""
+    """The sales channel of one run."""
 
     def __init__(self, producer: AIOKafkaProducer, bodies: Sequence[bytes]) -> None:
-        self._name = f"run{secrets.token_hex(4)}"
+        self.name = f"run{secrets.token_hex(4)}"
         self.sent = 0
         self._producer = producer
         self._bodies = bodies
 
-    @property
-    def segments(self) -> Sequence[str]:
-        """The names of the channels so far."""
-        return [self._segment(number) for number in range(0, self.sent, SEGMENT)]
-
     def order_id(self, number: int) -> str:
-        return order_id_of(self._segment(number), self._external_id(number))
-
-    def _segment(self, number: int) -> str:
-        return f"{self._name}-{number // SEGMENT}"
+        return order_id_of(self.name, self._external_id(number))
 
     def _external_id(self, number: int) -> str:
-        return f"{self._name}-{number}"
+        return f"{self.name}-{number}"
 
     def _body(self, number: int) -> bytes:
         body = self._bodies[number % len(self._bodies)]
-        return body.replace(_CHANNEL, self._segment(number).encode()).replace(_ID, self._external_id(number).encode())
+        return body.replace(_CHANNEL, self.name.encode()).replace(_ID, self._external_id(number).encode())
 
     async def place(self, count: int) -> None:
         """Publishes the next `count` orders, one record batch a partition."""

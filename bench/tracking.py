@@ -4,30 +4,39 @@ from collections.abc import Collection
 
 import asyncpg
 
-from bench.orders import SEGMENT, Channel
+from bench.orders import Channel
 from bench.rig import Rig
 
 CONFIRMED = ("CONFIRMED", "IN_FULFILLMENT", "COMPLETED")
 
 
 class Tracking:
+    """Counts orders as they are completed, from tracking's copy of the log: a row of the view changes in the transaction
+    that keeps its event, and counting rows five times a second took a tenth of PostgreSQL's time.
+    """
+
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._through: set[str] = set()  # channels whose orders are all completed: they are not counted again
+        self._position: int | None = None
+        self._completed = 0
 
-    async def completed(self, channel: Channel) -> int:
-        done = 0
-        for name in channel.segments:
-            count = SEGMENT if name in self._through else await self._count(name)
-            if count == SEGMENT:
-                self._through.add(name)
-            done += count
-        return done
+    async def completed(self) -> int:
+        """Since the first call, which must come before the first order."""
+        if self._position is None:
+            self._position = await self._pool.fetchval("SELECT COALESCE(max(global_position), 0) FROM events")
+        count, self._position = await self._pool.fetchrow(
+            """SELECT count(*) FILTER (WHERE event_type = 'oms.order.OrderCompleted'),
+                      COALESCE(max(global_position), $1) FROM events WHERE global_position > $1""",
+            self._position,
+        )
+        self._completed += count
+        return self._completed
 
-    async def _count(self, channel: str) -> int:
+    async def shown_as_completed(self, channel: Channel) -> int:
+        """What the view itself says."""
         return int(
             await self._pool.fetchval(
-                "SELECT count(*) FROM view_order_tracking WHERE channel = $1 AND status = 'COMPLETED'", channel
+                "SELECT count(*) FROM view_order_tracking WHERE channel = $1 AND status = 'COMPLETED'", channel.name
             )
         )
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from libs.runtime.garbage import tune_garbage_collector
 from oms.cluster import control
 from oms.cluster.health import cluster_status
 from oms.cluster.process import ClusterError
@@ -206,6 +207,7 @@ def verify(
     """
     with failing():
         what = verifying.asked(dsn or [], kafka, psp, wait, all_ended)
+        tune_garbage_collector()
         findings = verifying.run(what, console, errors, quiet=as_json)
     told = verifying.as_data(findings)
     if as_json:

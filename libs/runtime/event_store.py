@@ -37,21 +37,23 @@ EVENT_COLUMNS = "stream_id, stream_version, event_id, event_type, schema_version
 
 def event_of(row: Any, source: str) -> StoredEvent:
     metadata = orjson.loads(row["metadata"])
-    envelope = Envelope(
-        event_id=str(row["event_id"]),
-        event_type=row["event_type"],
-        schema_version=row["schema_version"],
-        stream_id=row["stream_id"],
-        stream_version=row["stream_version"],
-        occurred_at=datetime.fromisoformat(metadata["occurred_at"]),
-        recorded_at=row["recorded_at"],
-        correlation_id=metadata["correlation_id"],
-        causation_id=metadata["causation_id"],
-        source=metadata.get("source", source),
-        idempotency_key=metadata.get("idempotency_key", ""),
-        channel=metadata.get("channel", ""),
-        actor=metadata.get("actor", ""),
-        traceparent=metadata.get("traceparent", ""),
+    envelope = Envelope.made(
+        {
+            "event_id": str(row["event_id"]),
+            "event_type": row["event_type"],
+            "schema_version": row["schema_version"],
+            "stream_id": row["stream_id"],
+            "stream_version": row["stream_version"],
+            "occurred_at": datetime.fromisoformat(metadata["occurred_at"]),
+            "recorded_at": row["recorded_at"],
+            "correlation_id": metadata["correlation_id"],
+            "causation_id": metadata["causation_id"],
+            "source": metadata.get("source", source),
+            "idempotency_key": metadata.get("idempotency_key", ""),
+            "channel": metadata.get("channel", ""),
+            "actor": metadata.get("actor", ""),
+            "traceparent": metadata.get("traceparent", ""),
+        }
     )
     return StoredEvent(envelope, row["data"], metadata["key"])
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich import progress
 
 from libs.runtime import telemetry
+from libs.runtime.garbage import tune_garbage_collector
 from libs.runtime.migrate import MigrationFailed, migrate
 from libs.runtime.preflight import Refused
 from libs.runtime.rebuild import RebuildRefused, rebuild
@@ -83,6 +84,7 @@ def _run(name: str, service: Service[Any], settings: Settings, roles: frozenset[
             sys.exit(1)
         return
     if "rebuild" in roles:
+        tune_garbage_collector()
         for view in views or [projection.name for projection in service.projections]:
             _rebuild(service, settings, view)
         return

@@ -1,7 +1,6 @@
 """One process of a service: the loops of its roles, started together and stopped together."""
 
 import asyncio
-import gc
 import os
 import signal
 import threading
@@ -22,6 +21,7 @@ from libs.runtime.consumer import Consumer
 from libs.runtime.effects import EffectWorker
 from libs.runtime.errors import Unavailable
 from libs.runtime.event_store import PostgresStorage
+from libs.runtime.garbage import tune_garbage_collector
 from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
 from libs.runtime.operation import Operations
@@ -39,15 +39,6 @@ log = structlog.get_logger()
 
 async def _nothing_to_reset(_connection: Any) -> None:
     """Nothing here changes a session: the reset that asyncpg makes of it costs a round trip for every use."""
-
-
-def _tune_garbage_collector() -> None:
-    """A batch makes tens of thousands of objects that live as long as it does, and hardly any cycle.
-
-    The default looks for cycles every 700 new objects, an eighth of all the time; what start-up made is never garbage.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 ENDING_SECONDS = 5.0
@@ -87,7 +78,7 @@ class Process:
 
         Raises Refused when the preflight finds what is not allowed.
         """
-        _tune_garbage_collector()
+        tune_garbage_collector()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

@@ -213,23 +213,26 @@ def _voided(
 
 
 def _summed(view: PaymentView) -> PaymentView:
-    view = _set(
+    authorised = sum(row.amount for row in view.authorizations if row.status != "VOIDED")
+    captured = sum(row.amount for row in view.captures if row.status == "CAPTURED")
+    refunded = sum(row.amount for row in view.refunds if row.status == "REFUNDED")
+    return _set(
         view,
-        authorised=sum(row.amount for row in view.authorizations if row.status != "VOIDED"),
-        captured=sum(row.amount for row in view.captures if row.status == "CAPTURED"),
-        refunded=sum(row.amount for row in view.refunds if row.status == "REFUNDED"),
+        authorised=authorised,
+        captured=captured,
+        refunded=refunded,
         outcome="UNKNOWN" if view.unknown else "KNOWN",
+        status=_status(view, captured, refunded),
     )
-    return _set(view, status=_status(view))
 
 
-def _status(view: PaymentView) -> PaymentStatus:
-    if view.refunded:
-        return "REFUNDED" if view.refunded == view.captured else "PARTIALLY_REFUNDED"
-    if view.captured:
+def _status(view: PaymentView, captured: int, refunded: int) -> PaymentStatus:
+    if refunded:
+        return "REFUNDED" if refunded == captured else "PARTIALLY_REFUNDED"
+    if captured:
         drawn = {row.auth_id for row in view.captures if row.status == "CAPTURED"}
         held = sum(row.amount for row in view.authorizations if row.id in drawn)
-        return "CAPTURED" if view.captured == held else "PARTIALLY_CAPTURED"
+        return "CAPTURED" if captured == held else "PARTIALLY_CAPTURED"
     if any(row.status != "VOIDED" for row in view.authorizations):
         return "AUTHORIZED"
     if any(row.status == "SUBMITTED" for row in view.attempts):

@@ -63,8 +63,8 @@ Heard: TypeAlias = Recorded[Any]
 def evolve(view: OrderTracking | None, recorded: Heard) -> OrderTracking:
     """A row from the first word on, also of what changes nothing: the machine notes in it which streams were heard."""
     before = view or OrderTracking(order_id=recorded.event.order_id)
-    after = _heard(before, recorded)
-    return before if after is before else derived(after)
+    changes = _changes(before, recorded)
+    return derived(before.model_copy(update=changes)) if changes else before
 
 
 def key(recorded: Heard) -> str | None:
@@ -75,10 +75,14 @@ def key(recorded: Heard) -> str | None:
             return None
 
 
-def _heard(view: OrderTracking, recorded: Heard) -> OrderTracking:
+Changes: TypeAlias = dict[str, Any]
+"""Fields of the row with their new values. What one event changes is gathered first, so that the row is copied once."""
+
+
+def _changes(view: OrderTracking, recorded: Heard) -> Changes:
     match recorded.event:
         case OrderEvent():
-            return _order(_watched(view, recorded), recorded)
+            return _watched(view, recorded) | _order(view, recorded)
         case ReservationEvent():
             return _stock(view, recorded)
         case PaymentEvent():
@@ -88,13 +92,13 @@ def _heard(view: OrderTracking, recorded: Heard) -> OrderTracking:
         case ShipmentEvent():
             return _shipment(view, recorded)
         case _:
-            return view
+            return {}
 
 
 # the order's own story
 
 
-def _order(view: OrderTracking, recorded: Heard) -> OrderTracking:
+def _order(view: OrderTracking, recorded: Heard) -> Changes:
     at = recorded.occurred_at
     match recorded.event:
         case OrderReceived() as event:
@@ -108,112 +112,111 @@ def _order(view: OrderTracking, recorded: Heard) -> OrderTracking:
         case FulfillmentRequested() if view.milestones.released_at is None:
             return _at(view, released_at=at)
         case StockShipmentConfirmed():
-            return _reached(view, "IN_FULFILLMENT")
+            return {"order_status": "IN_FULFILLMENT"}
         case OrderCancellationStarted(channel=channel, external_order_id=external_order_id):
-            named = _with(view, channel=channel, external_order_id=external_order_id)
-            return _reached(named, "CANCEL_PENDING")
+            return {"order_status": "CANCEL_PENDING", "channel": channel, "external_order_id": external_order_id}
         case OrderCancelled(reason=reason):
-            return _with(_reached(view, "CANCELLED", ended_at=at), cancel_reason=reason)
+            return {"cancel_reason": reason, **_reached(view, "CANCELLED", ended_at=at)}
         case OrderCompleted():
             return _reached(view, "COMPLETED", completed_at=at, ended_at=at)
         case _:
-            return view
+            return {}
 
 
-def _received(view: OrderTracking, event: OrderReceived, at: datetime) -> OrderTracking:
+def _received(view: OrderTracking, event: OrderReceived, at: datetime) -> Changes:
     """Also the second time: a rejected order that its channel has corrected begins afresh."""
-    fresh = _with(
-        view,
-        channel=event.channel,
-        external_order_id=event.external_order_id,
-        external_revision=event.external_revision,
-        placed_day=event.placed_at.astimezone(UTC).date(),
-        currency=event.currency,
-        amounts=view.amounts.model_copy(update={"total": event.total}),
-        lines=ordered(view.lines, event.lines),
-        rejections=(),
-    )
-    return _reached(fresh, "RECEIVED", placed_at=event.placed_at, received_at=at, ended_at=None)
+    return {
+        "channel": event.channel,
+        "external_order_id": event.external_order_id,
+        "external_revision": event.external_revision,
+        "placed_day": event.placed_at.astimezone(UTC).date(),
+        "currency": event.currency,
+        "lines": ordered(view.lines, event.lines),
+        "rejections": (),
+        **_paid(view, total=event.total),
+        **_reached(view, "RECEIVED", placed_at=event.placed_at, received_at=at, ended_at=None),
+    }
 
 
-def _rejected(view: OrderTracking, event: OrderRejected, at: datetime) -> OrderTracking:
-    named = _with(
-        view,
-        channel=event.channel,
-        external_order_id=event.external_order_id,
-        external_revision=event.external_revision,
-        rejections=event.reasons,
-    )
-    return _reached(named, "REJECTED", ended_at=at)
+def _rejected(view: OrderTracking, event: OrderRejected, at: datetime) -> Changes:
+    return {
+        "channel": event.channel,
+        "external_order_id": event.external_order_id,
+        "external_revision": event.external_revision,
+        "rejections": event.reasons,
+        **_reached(view, "REJECTED", ended_at=at),
+    }
 
 
-def _watched(view: OrderTracking, recorded: Heard) -> OrderTracking:
+def _watched(view: OrderTracking, recorded: Heard) -> Changes:
     holds = holds_after(view.holds, recorded)
     overdue = overdue_after(view.overdue, recorded)
     if holds is view.holds and overdue is view.overdue:
-        return view
-    return _with(view, holds=holds, overdue=overdue)
+        return {}
+    return {"holds": holds, "overdue": overdue}
 
 
 # what the other three tell
 
 
-def _stock(view: OrderTracking, recorded: Heard) -> OrderTracking:
+def _stock(view: OrderTracking, recorded: Heard) -> Changes:
     match recorded.event:
         case StockReserved(lines=lines):
             reserved_at = _earliest(view.milestones.reserved_at, recorded.occurred_at)
-            return _at(_moved(view, lines, reserved=1), reserved_at=reserved_at)
+            return _moved(view, lines, reserved=1) | _at(view, reserved_at=reserved_at)
         case ReservationReleased(lines=lines) | ReservationConsumed(lines=lines):
             return _moved(view, lines, reserved=-1)
         case _:
-            return view
+            return {}
 
 
-def _payment(view: OrderTracking, recorded: Heard) -> OrderTracking:
+def _payment(view: OrderTracking, recorded: Heard) -> Changes:
     at = recorded.occurred_at
     match recorded.event:
         case PaymentAuthorizationSubmitted(attempt=number):
-            return _with(view, attempt=Attempt(number=number, status="PENDING"))
+            return {"attempt": Attempt(number=number, status="PENDING")}
         case PaymentAuthorized() as event:
-            return _at(_authorized(view, event), authorized_at=_earliest(view.milestones.authorized_at, at))
+            return _authorized(view, event) | _at(view, authorized_at=_earliest(view.milestones.authorized_at, at))
         case PaymentDeclined(attempt=number, code=code) if number >= view.attempt.number:
-            return _with(view, attempt=Attempt(number=number, status="DECLINED", decline_code=code))
+            return {"attempt": Attempt(number=number, status="DECLINED", decline_code=code)}
         case PaymentAuthorizationVoided(auth_id=auth_id):
             return _voided(view, auth_id)
         case PaymentCaptured(amount=amount):
-            return _at(_paid(view, captured=view.amounts.captured + amount), captured_at=at)
+            return _paid(view, captured=view.amounts.captured + amount) | _at(view, captured_at=at)
         case PaymentRefunded(amount=amount):
             return _paid(view, refunded=view.amounts.refunded + amount)
         case PaymentOutcomeUnknown(idempotency_key=key):
-            return _with(view, unknown_outcomes=(*_other_than(key, view.unknown_outcomes), key))
+            return {"unknown_outcomes": (*_other_than(key, view.unknown_outcomes), key)}
         case PaymentOutcomeResolved(idempotency_key=key):
-            return _with(view, unknown_outcomes=_other_than(key, view.unknown_outcomes))
+            return {"unknown_outcomes": _other_than(key, view.unknown_outcomes)}
         case _:
-            return view
+            return {}
 
 
-def _authorized(view: OrderTracking, event: PaymentAuthorized) -> OrderTracking:
+def _authorized(view: OrderTracking, event: PaymentAuthorized) -> Changes:
     granted = Authorization(auth_id=event.auth_id, amount=event.amount)
-    added = _with(view, authorizations=(*view.authorizations, granted))
-    return _paid(added, authorized=view.amounts.authorized + event.amount)
+    return {
+        "authorizations": (*view.authorizations, granted),
+        **_paid(view, authorized=view.amounts.authorized + event.amount),
+    }
 
 
-def _voided(view: OrderTracking, auth_id: str) -> OrderTracking:
+def _voided(view: OrderTracking, auth_id: str) -> Changes:
     left = tuple(each for each in view.authorizations if each.auth_id != auth_id)
     attempt = view.attempt if left else view.attempt.model_copy(update={"status": "VOIDED"})
     held = max(sum(each.amount for each in left), view.amounts.captured)
-    return _paid(_with(view, authorizations=left, attempt=attempt), authorized=held)
+    return {"authorizations": left, "attempt": attempt, **_paid(view, authorized=held)}
 
 
-def _paid(view: OrderTracking, **amounts: int) -> OrderTracking:
-    return _with(view, amounts=view.amounts.model_copy(update=amounts))
+def _paid(view: OrderTracking, **amounts: int) -> Changes:
+    return {"amounts": view.amounts.model_copy(update=amounts)}
 
 
 def _other_than(key: str, keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(other for other in keys if other != key)
 
 
-def _release(view: OrderTracking, event: ReleaseEvent) -> OrderTracking:
+def _release(view: OrderTracking, event: ReleaseEvent) -> Changes:
     match event:
         case FulfillmentOrderCreated(node=node):
             return _released(view, event, node=node)
@@ -226,17 +229,17 @@ def _release(view: OrderTracking, event: ReleaseEvent) -> OrderTracking:
         case FulfillmentPacked():
             return _released(view, event, status="PACKED")
         case _:
-            return view
+            return {}
 
 
-def _released(view: OrderTracking, event: ReleaseEvent, **change: str) -> OrderTracking:
+def _released(view: OrderTracking, event: ReleaseEvent, **change: str) -> Changes:
     known = {release.release_id: release for release in view.releases}
     release = known.get(event.release_id) or Release(release_id=event.release_id)
     known[event.release_id] = release.model_copy(update=change)
-    return _with(view, releases=tuple(known[release_id] for release_id in sorted(known)))
+    return {"releases": tuple(known[release_id] for release_id in sorted(known))}
 
 
-def _shipment(view: OrderTracking, recorded: Heard) -> OrderTracking:
+def _shipment(view: OrderTracking, recorded: Heard) -> Changes:
     at = recorded.occurred_at
     match recorded.event:
         case ShipmentCreated(packages=packages, node=node) as event:
@@ -244,21 +247,25 @@ def _shipment(view: OrderTracking, recorded: Heard) -> OrderTracking:
         case ShippingLabelPurchased(package_id=id, carrier=carrier, tracking_number=number) as event:
             return _packages(view, event, [id], "LABELLED", at, carrier=carrier, tracking_number=number)
         case ShipmentDispatched(package_ids=ids, lines=lines) as event:
-            dispatched_at = _earliest(view.milestones.dispatched_at, at)
-            gone = _at(_moved(view, lines, shipped=1), dispatched_at=dispatched_at)
-            return _packages(gone, event, ids, "DISPATCHED", at)
+            return {
+                **_moved(view, lines, shipped=1),
+                **_at(view, dispatched_at=_earliest(view.milestones.dispatched_at, at)),
+                **_packages(view, event, ids, "DISPATCHED", at),
+            }
         case ShipmentTrackingUpdated(package_id=id, status=status, carrier_time=carrier_time) as event:
             return _packages(view, event, [id], status, carrier_time)
         case ShipmentDelivered(lines=lines) as event:
-            delivered_at = _latest(view.milestones.delivered_at, at)
-            there = _at(_moved(view, lines, delivered=1), delivered_at=delivered_at)
-            return _packages(there, event, on_the_way(view.packages, event.shipment_id), "DELIVERED", at)
+            return {
+                **_moved(view, lines, delivered=1),
+                **_at(view, delivered_at=_latest(view.milestones.delivered_at, at)),
+                **_packages(view, event, on_the_way(view.packages, event.shipment_id), "DELIVERED", at),
+            }
         case ShipmentLost(package_id=id) as event:
             return _packages(view, event, [id], "LOST", at)
         case ShipmentReturnedToSender(package_id=id) as event:
             return _packages(view, event, [id], "RETURN_TO_SENDER", at)
         case _:
-            return view
+            return {}
 
 
 def _packages(
@@ -268,27 +275,23 @@ def _packages(
     status: PackageStatus,
     at: datetime,
     **change: str,
-) -> OrderTracking:
-    return _with(view, packages=advanced(view.packages, event.shipment_id, ids, status, at, **change))
+) -> Changes:
+    return {"packages": advanced(view.packages, event.shipment_id, ids, status, at, **change)}
 
 
 # small changes
 
 
-def _with(view: OrderTracking, **fields: Any) -> OrderTracking:
-    return view.model_copy(update=fields)
+def _at(view: OrderTracking, **times: datetime | None) -> Changes:
+    return {"milestones": view.milestones.model_copy(update=times)}
 
 
-def _at(view: OrderTracking, **times: datetime | None) -> OrderTracking:
-    return _with(view, milestones=view.milestones.model_copy(update=times))
+def _reached(view: OrderTracking, status: OrderStatus, **times: datetime | None) -> Changes:
+    return {"order_status": status, **_at(view, **times)}
 
 
-def _reached(view: OrderTracking, status: OrderStatus, **times: datetime | None) -> OrderTracking:
-    return _with(view, order_status=status, milestones=view.milestones.model_copy(update=times))
-
-
-def _moved(view: OrderTracking, quantities: Iterable[ReservedLine | ReleaseLine], **signs: int) -> OrderTracking:
-    return _with(view, lines=moved(view.lines, quantities, **signs))
+def _moved(view: OrderTracking, quantities: Iterable[ReservedLine | ReleaseLine], **signs: int) -> Changes:
+    return {"lines": moved(view.lines, quantities, **signs)}
 
 
 def _earliest(known: datetime | None, at: datetime) -> datetime:
