@@ -11,8 +11,10 @@ CONFIRMED = ("CONFIRMED", "IN_FULFILLMENT", "COMPLETED")
 
 
 class Tracking:
-    """Counts orders as they are completed, from tracking's copy of the log: a row of the view changes in the transaction
-    that keeps its event, and counting rows five times a second took a tenth of PostgreSQL's time.
+    """Counts orders as they are completed, from tracking's copy of the log, not from its view.
+
+    A view's row changes in the transaction that keeps the event, and counting the rows, five times a second, took a
+    tenth of PostgreSQL's time.
     """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
