@@ -4,6 +4,7 @@ Runs as the owner role. The application's role may not change or delete events.
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import structlog
 
+from libs.runtime.link import owner_dsn
 from libs.runtime.projection import Projection
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
@@ -43,8 +45,9 @@ class MigrationFailed(Exception):
 
 
 async def migrate(service: Service[Any], settings: Settings) -> None:
-    await asyncio.to_thread(_run_numbered, settings.postgres_owner_dsn)
-    connection = await asyncpg.connect(settings.postgres_owner_dsn)
+    dsn = owner_dsn(settings)
+    await asyncio.to_thread(_run_numbered, dsn)
+    connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('orderloom.views'))")
@@ -60,7 +63,8 @@ def _run_numbered(dsn: str) -> None:
     tool = Path(sysconfig.get_path("scripts")) / ("dbmate.exe" if sys.platform == "win32" else "dbmate")
     with as_file(files("libs.runtime") / "sql") as folder:
         done = subprocess.run(
-            [tool, "--url", dsn, "--migrations-dir", folder, "--no-dump-schema", "--migration-lock", "migrate"],
+            [tool, "--migrations-dir", folder, "--no-dump-schema", "--migration-lock", "migrate"],
+            env={**os.environ, "DATABASE_URL": dsn},  # not an argument: those are shown to everybody on the machine
             capture_output=True,
             text=True,
             check=False,

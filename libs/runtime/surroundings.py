@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from libs.events.topics import Topic
 from libs.runtime.errors import Unavailable, sorted_error
+from libs.runtime.kafka import new_admin
 from libs.runtime.preflight import PostgresFacts, TopicFacts
 from libs.runtime.settings import Settings
 
@@ -51,9 +52,7 @@ async def postgres_facts(pool: asyncpg.Pool) -> PostgresFacts:
 
 async def topic_facts(settings: Settings, wanted: Sequence[Topic], seconds: float) -> Mapping[str, TopicFacts]:
     """Of those that are there. Raises Unavailable when Kafka does not answer within `seconds`."""
-    admin = AIOKafkaAdminClient(
-        bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=max(1, int(seconds * 1000))
-    )
+    admin = new_admin(settings, seconds)
     try:
         async with asyncio.timeout(seconds):
             await admin.start()

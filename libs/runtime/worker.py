@@ -24,6 +24,7 @@ from libs.runtime.errors import Unavailable
 from libs.runtime.event_store import PostgresStorage
 from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
+from libs.runtime.link import postgres_link
 from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
 from libs.runtime.preflight import Finding, PostgresFacts, Refused
@@ -162,7 +163,7 @@ class Process:
 
     async def _new_pool(self) -> asyncpg.Pool:
         return await asyncpg.create_pool(
-            self._settings.postgres_dsn,
+            **postgres_link(self._settings),
             min_size=2,
             max_size=self._settings.postgres_pool,
             timeout=5,
