@@ -32,6 +32,11 @@ def kafka_link(settings: Settings) -> dict[str, Any]:
     return link
 
 
+def link_to(bootstrap: str) -> dict[str, Any]:
+    """To these brokers, by the environment of an operator's command: the same settings as a service's."""
+    return kafka_link(Settings(kafka_bootstrap=bootstrap))
+
+
 def _tls(settings: Settings) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=settings.kafka_ca_file)
     if settings.kafka_cert_file is not None:

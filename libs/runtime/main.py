@@ -11,7 +11,7 @@ from rich import progress
 
 from libs.runtime import telemetry
 from libs.runtime.migrate import MigrationFailed, migrate
-from libs.runtime.preflight import Refused
+from libs.runtime.preflight import Refused, check_links, unsafe
 from libs.runtime.rebuild import RebuildRefused, rebuild
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
@@ -75,6 +75,8 @@ def _run(name: str, service: Service[Any], settings: Settings, roles: frozenset[
     if "describe" in roles:
         typer.echo(describe(service))
         return
+    if roles & {"migrate", "rebuild"} and (refused := unsafe(check_links(settings), settings.allow_unsafe)):
+        _refuse(name, str(Refused(refused)))
     if "migrate" in roles:
         try:
             asyncio.run(migrate(service, settings))

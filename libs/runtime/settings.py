@@ -11,7 +11,7 @@ M = TypeVar("M", bound=BaseModel)
 Unsafe = Literal[
     "plaintext_kafka",
     "anonymous_kafka",
-    "plaintext_postgres",
+    "unverified_postgres",
     "password_in_dsn",
     "missing_secret",
     "old_postgres",

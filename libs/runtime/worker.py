@@ -19,6 +19,7 @@ from libs.runtime import preflight, telemetry
 from libs.runtime.api import Ports
 from libs.runtime.commit import GroupCommit
 from libs.runtime.consumer import Consumer
+from libs.runtime.diagnosis import kafka_fault, postgres_fault
 from libs.runtime.effects import EffectWorker
 from libs.runtime.errors import Unavailable
 from libs.runtime.event_store import PostgresStorage
@@ -123,6 +124,8 @@ class Process:
         try:
             return preflight.check_topics(own, await topic_facts(self._settings, own, seconds))
         except Unavailable as error:
+            if (fault := await kafka_fault(self._settings)) is not None:
+                return [fault]
             log.warning("kafka.waiting", reason=str(error))
             return None
 
@@ -149,15 +152,17 @@ class Process:
                 except BaseException:
                     pool.terminate()
                     raise
-            except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-                raise Refused([preflight.refused_by_postgres(error)]) from error
             except (
                 OSError,
                 TimeoutError,
                 asyncpg.PostgresConnectionError,
                 asyncpg.CannotConnectNowError,
+                asyncpg.InvalidAuthorizationSpecificationError,
+                asyncpg.InvalidCatalogNameError,
                 Unavailable,
             ) as error:
+                if (fault := postgres_fault(error)) is not None:
+                    raise Refused([fault]) from error
                 log.warning("postgres.waiting", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.5)
 

@@ -1,4 +1,4 @@
-"""Who may do what on Kafka, as the topic table and the services say it. A real broker holds it: test_secure_kafka.py."""
+"""Who may do what on Kafka, as topic table and services say it. A real broker holds it: test_secure_kafka.py."""
 
 from libs.events.topics import TOPICS
 from libs.runtime.access import CHANNEL_USER, OPERATOR_USER, Access, kafka_user
