@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from libs.events.topics import Topic
+from libs.runtime.keys import KeysUnreadable, read_keys
 from libs.runtime.link import has_password, is_here, is_verified, kafka_hosts, kafka_link, postgres_hosts
 from libs.runtime.settings import Settings, Unsafe
 
@@ -80,7 +81,7 @@ def unsafe(findings: Sequence[Finding], allowed: Collection[Unsafe]) -> list[Fin
 
 
 def check_settings(settings: Settings) -> list[Finding]:
-    return [*_check_dsn(settings), *_check_secret(settings), *check_links(settings)]
+    return [*_check_dsn(settings), *_check_secret(settings), *_check_keys(settings), *check_links(settings)]
 
 
 def _check_dsn(settings: Settings) -> Iterator[Finding]:
@@ -107,6 +108,26 @@ def _check_secret(settings: Settings) -> Iterator[Finding]:
             name="missing_secret" if file is None else None,
             what=fault,
             remedy="Let it name a file with the secret that partners sign with, whsec_ and its base64",
+        )
+
+
+def _check_keys(settings: Settings) -> Iterator[Finding]:
+    file = settings.api_keys_file
+    if file is None:
+        if not is_here(settings.http_host):
+            yield Finding(
+                name="no_api_keys",
+                what=f"HTTP is served on {settings.http_host} to whoever can reach it: OMS_API_KEYS_FILE is not set",
+                remedy="Let it name the file that 'oms keys create' writes, or set OMS_HTTP_HOST=127.0.0.1",
+            )
+        return
+    try:
+        read_keys(file)
+    except KeysUnreadable as error:
+        yield Finding(
+            name=None,
+            what=f"OMS_API_KEYS_FILE cannot be used ({error})",
+            remedy="Let it name the file that 'oms keys create' writes, readable by this process",
         )
 
 

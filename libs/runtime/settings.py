@@ -13,6 +13,7 @@ Unsafe = Literal[
     "anonymous_kafka",
     "unverified_postgres",
     "password_in_dsn",
+    "no_api_keys",
     "missing_secret",
     "old_postgres",
     "clock_skew",
@@ -81,6 +82,8 @@ class Settings(BaseSettings):
     """The address that HTTP is served on."""
     http_port: int = 8080
     """The port that HTTP is served on."""
+    api_keys_file: Path | None = None
+    """The file of `oms keys`: who may use HTTP, and for what. Read anew when it changes. Needed beyond loopback."""
 
     psp_url: str = "http://127.0.0.1:7101"
     """Where the payment service reaches its PSP."""

@@ -25,6 +25,7 @@ from libs.runtime.errors import Unavailable
 from libs.runtime.event_store import PostgresStorage
 from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
+from libs.runtime.keys import Keys
 from libs.runtime.link import postgres_link
 from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
@@ -188,7 +189,13 @@ class Process:
             park_limit=limit,
         )
         commit = GroupCommit(handler, limit=settings.batch_records) if service.decider else None
-        ports = Ports(storage, commit, settings.callback_secret(), Operations(handler, settings.lease_seconds))
+        ports = Ports(
+            storage,
+            commit,
+            settings.callback_secret(),
+            Operations(handler, settings.lease_seconds),
+            Keys(settings.api_keys_file) if settings.api_keys_file else None,
+        )
         served = service if "api" in self._roles else replace(service, router=None)
         app = create_app(served, ports, lambda: self._health(storage))
         server = _Server(

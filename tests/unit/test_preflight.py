@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from libs.events.topics import ORDER_EVENTS
+from libs.runtime.keys import new_key, write_keys
 from libs.runtime.link import owner_dsn, postgres_link
 from libs.runtime.preflight import (
     Finding,
@@ -175,3 +176,27 @@ def test_authority_of_the_database_makes_every_connection_verified_whatever_the_
     (tmp_path / "password").write_text("rotated")
     assert link["password"]() == "rotated"
     assert owner_dsn(settings).startswith("postgresql://owner:rotated@db.example:5433/x?sslmode=verify-full")
+
+
+def test_http_beyond_this_machine_needs_keys(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("whsec_c2VjcmV0")
+    write_keys(tmp_path / "keys", [new_key("web-eu", ["channel"])[0]])
+    for host, file, names in (
+        ("127.0.0.1", None, []),
+        ("::1", None, []),
+        ("0.0.0.0", None, ["no_api_keys"]),
+        ("::", None, ["no_api_keys"]),
+        ("10.0.0.7", tmp_path / "keys", []),
+        ("0.0.0.0", tmp_path / "absent", [None]),
+        ("127.0.0.1", tmp_path / "secret", [None]),
+    ):
+        found = check_settings(
+            Settings(
+                postgres_dsn="postgresql://localhost/x",
+                callback_secret_file=tmp_path / "secret",
+                http_host=host,
+                api_keys_file=file,
+            )
+        )
+        assert [finding.name for finding in found] == names, (host, file)
+        assert "c2VjcmV0" not in "".join(map(str, found))
