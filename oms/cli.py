@@ -22,6 +22,7 @@ from oms.demo.day import NoData
 from oms.demo.run import Options, run
 from oms.operate import republish as again
 from oms.operate import verify as verifying
+from oms.operate.doctor import access, doctor
 from oms.operate.doors import doors, state_of_cluster
 from oms.operate.keys import keys_app
 from oms.operate.park import By, Json, Reason, Url, park_app
@@ -35,6 +36,8 @@ app = typer.Typer(
 )
 app.add_typer(park_app, name="park")
 app.add_typer(keys_app, name="keys")
+app.command()(access)
+app.command()(doctor)
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 

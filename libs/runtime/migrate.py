@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ _APP_MAY = {
     "effect": "SELECT, INSERT, UPDATE, DELETE",
     "lease": "SELECT, INSERT, UPDATE, DELETE",
     "operator_action": "SELECT, INSERT",
+    "schema_migrations": "SELECT",
 }
 
 
@@ -120,10 +121,21 @@ async def _to_bytes(connection: Any, table: str) -> None:
     await connection.execute(f"ALTER TABLE {table} {changes}")
 
 
-async def grant(connection: Any, service: Service[Any], settings: Settings) -> None:
+def rights_of(service: Service[Any]) -> Mapping[str, str]:
+    """What the application's role may do with each table of its service's database, as GRANT spells it."""
     views = {f"view_{projection.name}": "SELECT, INSERT, UPDATE, DELETE" for projection in service.projections}
+    return {**_APP_MAY, **views}
+
+
+def migrations() -> Sequence[str]:
+    """The numbers of this release's migrations, in order."""
+    names = [path.name for path in (files("libs.runtime") / "sql").iterdir()]
+    return sorted(name.partition("_")[0] for name in names if name.endswith(".sql"))
+
+
+async def grant(connection: Any, service: Service[Any], settings: Settings) -> None:
     if app := urlsplit(settings.postgres_dsn).username:
-        for table, rights in {**_APP_MAY, **views}.items():
+        for table, rights in rights_of(service).items():
             await connection.execute(f'REVOKE ALL ON {table} FROM "{app}"')
             await connection.execute(f'GRANT {rights} ON {table} TO "{app}"')
     if reader := urlsplit(settings.postgres_read_dsn).username:

@@ -46,11 +46,13 @@ class PostgresFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TopicFacts:
-    """A topic as the broker has it. `min_insync_replicas` is None where we may not read it."""
+    """A topic as the broker has it. Its settings are None where we may not read them; -1 ms of retention: for ever."""
 
     partitions: int
     replicas: int
     min_insync_replicas: int | None
+    retention_ms: int | None = None
+    cleanup_policy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def _named(text: object) -> object:
 
 
 class Settings(BaseSettings):
-    """Of every process. Times are in seconds unless the name says otherwise; defaults are those of design section 7."""
+    """What every process of a service takes. Times are in seconds unless the name says otherwise."""
 
     model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True, extra="ignore", use_attribute_docstrings=True)
 
