@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from rich import progress
 
 from libs.runtime import telemetry
+from libs.runtime.configuration import check_links
 from libs.runtime.migrate import MigrationFailed, migrate
-from libs.runtime.preflight import Refused, check_links, unsafe
+from libs.runtime.preflight import Refused, unsafe
 from libs.runtime.rebuild import RebuildRefused, rebuild
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings

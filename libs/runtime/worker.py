@@ -18,6 +18,7 @@ from libs.events.topics import TOPICS
 from libs.runtime import preflight, telemetry
 from libs.runtime.api import Ports
 from libs.runtime.commit import GroupCommit
+from libs.runtime.configuration import check_settings
 from libs.runtime.consumer import Consumer
 from libs.runtime.diagnosis import kafka_fault, postgres_fault
 from libs.runtime.effects import EffectWorker
@@ -94,7 +95,7 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        self._judge(preflight.check_settings(self._settings))
+        self._judge(check_settings(self._settings))
         pool, facts = await self._connected()
         try:
             kafka = await self._kafka_findings(KAFKA_FACTS_SECONDS)

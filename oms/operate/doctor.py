@@ -14,6 +14,7 @@ from rich.table import Table
 from libs.events.topics import TOPICS
 from libs.runtime import checkup, preflight
 from libs.runtime.checkup import DatabaseNeeds
+from libs.runtime.configuration import check_links
 from libs.runtime.diagnosis import kafka_fault, postgres_fault
 from libs.runtime.errors import Unavailable
 from libs.runtime.link import postgres_link
@@ -147,7 +148,7 @@ def _diagnosis(where: Target, place: str, finding: Finding) -> Diagnosis:
 
 
 async def _kafka(where: Target) -> AsyncIterator[Finding]:
-    links = preflight.check_links(where.kafka)
+    links = check_links(where.kafka)
     for finding in links:
         yield finding
     if any(finding.name is None for finding in links):
@@ -188,7 +189,7 @@ async def _access(where: Target) -> AsyncIterator[Finding]:
 
 
 async def _database(name: str, settings: Settings) -> AsyncIterator[Finding]:
-    for finding in preflight.check_links(settings.model_copy(update={"kafka_bootstrap": "localhost"})):
+    for finding in check_links(settings.model_copy(update={"kafka_bootstrap": "localhost"})):
         if finding.name != "password_in_dsn":  # ours is one for looking
             yield finding
     try:

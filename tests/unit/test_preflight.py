@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from libs.events.topics import ORDER_EVENTS
+from libs.runtime.configuration import check_links, check_settings
 from libs.runtime.keys import new_key, write_keys
 from libs.runtime.link import owner_dsn, postgres_link
 from libs.runtime.preflight import (
@@ -16,9 +17,7 @@ from libs.runtime.preflight import (
     PostgresFacts,
     Refused,
     TopicFacts,
-    check_links,
     check_postgres,
-    check_settings,
     check_topics,
     unsafe,
 )
