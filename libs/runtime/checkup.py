@@ -54,20 +54,20 @@ def check_access(wanted: Mapping[str, Sequence[Access]], found: Collection[Acl] 
             remedy="Give it one (StandardAuthorizer) with the ACLs of 'oms access'",
         )
         return
-    needed = {
+    needed: set[Acl] = {
         (user, access.resource, access.name, operation)
         for user, granted in wanted.items()
         for access in granted
         for operation in access.operations
     }
     have = set(found)
-    for user, resource, name, operation in sorted(needed - have):
-        if (user, resource, name, "All") not in have:
-            yield _finding(f"{user} may not {operation} {resource} {name}", "Add this ACL ('oms access' lists all)")
-    for user, resource, name, operation in sorted(have - needed):
+    for user, kind, name, may in sorted(needed - have):
+        if (user, kind, name, "All") not in have:
+            yield _finding(f"{user} may not {may} {kind} {name}", "Add this ACL ('oms access' lists all)")
+    for user, kind, name, may in sorted(have - needed):
         if user in wanted or user == "*":
             yield _finding(
-                f"{'Everybody' if user == '*' else user} may {operation} {resource} {name}, and need not",
+                f"{'Everybody' if user == '*' else user} may {may} {kind} {name}, and need not",
                 "Delete this ACL: a topic's owner alone may write it, and what is not needed helps only a thief",
             )
 

@@ -4,7 +4,7 @@ Pure but for the files that the settings name.
 """
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from libs.runtime.keys import KeysUnreadable, read_keys
 from libs.runtime.link import has_password, is_here, is_verified, kafka_hosts, kafka_link, postgres_hosts
@@ -94,7 +94,7 @@ def _check_files(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_certificates(settings: Settings) -> Iterator[Finding]:
-    variables = {
+    variables: Mapping[str, Callable[[], object]] = {
         "OMS_KAFKA_CA_FILE, OMS_KAFKA_CERT_FILE or OMS_KAFKA_KEY_FILE": lambda: kafka_link(settings),
         "OMS_POSTGRES_CA_FILE": lambda: ssl.create_default_context(cafile=settings.postgres_ca_file),
     }

@@ -66,9 +66,11 @@ async def _kafka_finding(settings: Settings, host: str, port: int, error: Except
         return _finding(what, "Set OMS_KAFKA_SASL_MECHANISM to the one that its users were made with")
     if isinstance(error, IllegalSaslStateError):
         return _finding(f"{place} asks for no login", "Set OMS_KAFKA_SECURITY_PROTOCOL to SSL, or use another listener")
-    if not await _accepts(host, port, None):
+    if not await _accepts(host, port, None) or (under_tls := await _accepts(host, port, _any_certificate())) is None:
         return None
-    if not protocol.endswith("SSL") and await _accepts(host, port, _any_certificate()):
+    if protocol.endswith("SSL") and not under_tls:
+        return _no_tls(place, "it hangs up", f"OMS_KAFKA_SECURITY_PROTOCOL={protocol}")
+    if under_tls and not protocol.endswith("SSL"):
         return _finding(f"{place} speaks TLS, and OMS_KAFKA_SECURITY_PROTOCOL is {protocol}", _SECURE)
     if protocol in ("PLAINTEXT", "SSL") and not isinstance(error, TimeoutError):
         return _finding(f"{place} hangs up on who does not log in", f"{_SECURE}, or name a client certificate")
@@ -83,10 +85,13 @@ def _any_certificate() -> ssl.SSLContext:
     return context
 
 
-async def _accepts(host: str, port: int, tls: ssl.SSLContext | None) -> bool:
+async def _accepts(host: str, port: int, tls: ssl.SSLContext | None) -> bool | None:
+    """None where it takes too long to tell."""
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=tls), _SECONDS)
-    except (OSError, TimeoutError):
+    except TimeoutError:
+        return None
+    except OSError:
         return False
     writer.close()
     return True
@@ -106,8 +111,7 @@ def postgres_fault(error: Exception) -> Finding | None:
 
 def _tls_finding(place: str, error: ssl.SSLError, authorities: str, asked_by: str) -> Finding:
     if not isinstance(error, ssl.SSLCertVerificationError):
-        what = f"{place} does not speak TLS as we do ({error.reason or error}), and {asked_by} asks for it"
-        return _finding(what, "Name the port of a TLS listener, of TLS 1.2 or newer")
+        return _no_tls(place, str(error.reason or error), asked_by)
     if error.verify_code in _OTHER_NAMES:
         what = f"the certificate of {place} is of another host ({error.verify_message})"
         return _finding(what, "Connect by a name that is in the certificate, or have it made for this name")
@@ -115,6 +119,11 @@ def _tls_finding(place: str, error: ssl.SSLError, authorities: str, asked_by: st
         return _finding(f"the certificate of {place} has expired", "Renew it there, and look at the clocks")
     what = f"the certificate of {place} is not of an authority that we trust ({error.verify_message})"
     return _finding(what, f"Let {authorities} name the file of the authority that has signed it")
+
+
+def _no_tls(place: str, how: str, asked_by: str) -> Finding:
+    what = f"{place} does not speak TLS as we do ({how}), and {asked_by} asks for it"
+    return _finding(what, "Name the port of a TLS listener, of TLS 1.2 or newer")
 
 
 def _finding(what: str, remedy: str) -> Finding:

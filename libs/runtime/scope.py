@@ -59,7 +59,7 @@ def routes(app: FastAPI) -> Iterator[tuple[str, list[str], list[dict[str, list[s
     for context in iter_route_contexts(app.routes):
         if isinstance(context.original_route, APIRoute):
             declared = (context.openapi_extra or {}).get("security")
-            yield context.path, sorted(context.methods), declared
+            yield context.path or "", sorted(context.methods or ()), declared
 
 
 def _scopes(security: list[dict[str, list[str]]]) -> frozenset[str]:

@@ -135,13 +135,13 @@ def _facts_of(partitions: Sequence[Mapping[str, Any]], configs: Mapping[str, str
     )
 
 
-async def database_facts(connection: asyncpg.Connection) -> DatabaseFacts:
-    """As the role that the connection is of sees its database. Raises asyncpg's errors."""
-    role = dict(await connection.fetchrow(_ROLE_FACTS) or {})
-    tables = await connection.fetch(_TABLE_FACTS)
+async def database_facts(pool: asyncpg.Pool) -> DatabaseFacts:
+    """As the role that the pool is of sees its database. Raises asyncpg's errors."""
+    role = dict(await pool.fetchrow(_ROLE_FACTS) or {})
+    tables = await pool.fetch(_TABLE_FACTS)
     applied = None
     if any(row["name"] == "schema_migrations" and "SELECT" in row["rights"] for row in tables):
-        applied = [row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations ORDER BY 1")]
+        applied = [row["version"] for row in await pool.fetch("SELECT version FROM schema_migrations ORDER BY 1")]
     return DatabaseFacts(
         role=role["role"],
         powers=[power for power in role["powers"] if power],
@@ -167,11 +167,11 @@ async def acl_facts(settings: Settings, seconds: float) -> Collection[Acl] | Non
         raise Unavailable(f"{type(error).__name__}: {error}") from error
     finally:
         await client.close()
-    error = for_code(answer.error_code)
-    if error is SecurityDisabled:
+    refusal = for_code(answer.error_code)
+    if refusal is SecurityDisabled:
         return None
     if answer.error_code:
-        raise error(answer.error_message)
+        raise refusal(answer.error_message)
     return [
         (principal.removeprefix("User:"), _RESOURCES.get(kind, str(kind)), shown, _OPERATIONS.get(may, str(may)))
         for kind, name, pattern, acls in answer.resources

@@ -194,9 +194,7 @@ async def _database(name: str, settings: Settings) -> AsyncIterator[Finding]:
             yield finding
     try:
         async with asyncpg.create_pool(**postgres_link(settings), min_size=1, max_size=1, timeout=10) as pool:
-            facts = await postgres_facts(pool)
-            async with pool.acquire() as connection:
-                database = await database_facts(connection)
+            facts, database = await postgres_facts(pool), await database_facts(pool)
     except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         yield postgres_fault(error) or _away("PostgreSQL", error)
         return

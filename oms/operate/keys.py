@@ -71,7 +71,7 @@ def list_keys(file: File, as_json: Json = False) -> None:
         return
     table = Table("id", "client", "scopes", "created")
     for row in found:
-        table.add_row(row["id"], row["client"], ", ".join(row["scopes"]), row["created_at"])
+        table.add_row(str(row["id"]), str(row["client"]), ", ".join(row["scopes"]), str(row["created_at"]))
     console.print(table if found else "There are no keys.")
 
 
