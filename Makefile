@@ -56,8 +56,9 @@ format: .venv/dev.stamp ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-golden: .venv/dev.stamp ## write schemas, examples and docs/events.md from the event classes
+golden: .venv/dev.stamp ## write schemas, examples, docs/events.md and docs/settings.md from the classes
 	@$(BIN)/python -m libs.testing.golden
+	@$(BIN)/python -m oms.settings_page
 
 lock: ## resolve the three locks anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock

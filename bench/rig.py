@@ -16,18 +16,13 @@ from libs.runtime.identity import Cause, new_id
 from libs.runtime.migrate import migrate
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
+from oms.catalogue import catalogue
 from oms.cluster.apps import SERVICES
 from oms.cluster.cluster import LocalCluster
 from oms.cluster.settings import ClusterSettings
 from oms.cluster.startup import ClusterSpec
 from oms.cluster.state import temporary_folder
-from services.fulfillment.gateway import Gateways
-from services.fulfillment.service import service as fulfillment
 from services.inventory.domain.command import ReceiptLine, ReceiveStock, RegisterLocation
-from services.inventory.service import service as inventory
-from services.order.service import service as order
-from services.payment.service import service as payment
-from services.tracking.service import service as tracking
 
 SKUS = 1_000
 PLENTY = 100_000_000
@@ -46,25 +41,10 @@ class BenchTopic:
 FLOOR_TOPICS = tuple(BenchTopic(topic.name.replace("oms.", "floor.")) for topic in TOPICS)
 
 
-def records() -> Mapping[str, Service[Any]]:
-    """The five records, for what needs no outside: migrations, projections, a handler of the bench's own."""
-    nobody: Any = None
-    gateways = Gateways(warehouse=nobody, carrier=nobody)
-    psp: Any = _Closed()
-    return {
-        service.name: service for service in (order(), inventory(), payment(psp), fulfillment(gateways), tracking())
-    }
-
-
-class _Closed:
-    async def close(self) -> None:
-        return None
-
-
 @dataclass
 class Rig:
     cluster: LocalCluster
-    services: Mapping[str, Service[Any]] = field(default_factory=records)
+    services: Mapping[str, Service[Any]] = field(default_factory=catalogue)
 
     @property
     def folder(self) -> Path:

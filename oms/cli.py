@@ -23,7 +23,9 @@ from oms.demo.day import NoData
 from oms.demo.run import Options, run
 from oms.operate import republish as again
 from oms.operate import verify as verifying
+from oms.operate.doctor import access, doctor
 from oms.operate.doors import doors, state_of_cluster
+from oms.operate.keys import keys_app
 from oms.operate.park import By, Json, Reason, Url, park_app
 from oms.operate.telling import failing, print_json
 
@@ -34,6 +36,9 @@ app = typer.Typer(
     help="Orderloom on this machine: a real Kafka and PostgreSQL, the five services and the simulators, as processes.",
 )
 app.add_typer(park_app, name="park")
+app.add_typer(keys_app, name="keys")
+app.command()(access)
+app.command()(doctor)
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 

@@ -25,6 +25,7 @@ from libs.runtime.handler import BROKEN, MISMATCH, STALE, Answer
 from libs.runtime.handler import Request as CommandRequest
 from libs.runtime.identity import Cause, new_id
 from libs.runtime.intake import recorded_of
+from libs.runtime.keys import Keys
 from libs.runtime.operation import Operations
 from libs.runtime.projection import Projection
 from libs.runtime.storage import Storage, ViewRow
@@ -74,9 +75,11 @@ class Problem(Exception):
         code: str,
         detail: str = "",
         errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
         **extra: Any,
     ) -> None:
         super().__init__(detail or code)
+        self.headers = dict(headers or {})
         self.status, self.code, self.detail, self.errors, self.extra = status, code, detail, errors, extra
 
 
@@ -89,11 +92,13 @@ class Ports:
         commit: GroupCommit | None,
         callback_secret: str,
         operations: Operations | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self.storage = storage
         self.commit = commit
         self.callback_secret = callback_secret
         self.operations = operations
+        self.keys = keys
 
 
 def ports(request: Request) -> Ports:
@@ -125,7 +130,7 @@ class CommandDoor:
                 causation_id=(causation_id := new_id()),
                 at=request.app.state.clock(),
                 correlation_id=causation_id,
-                actor=request.headers.get("x-actor", "")[:128],
+                actor=getattr(request.state, "client", "") or request.headers.get("x-actor", "")[:128],
                 idempotency_key=key,
                 traceparent=traceparent_in(request.headers.get("traceparent")),
             ),

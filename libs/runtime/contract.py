@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 
 from libs.runtime.api import KEY_PATTERN, Problem
+from libs.runtime.scope import API_KEY, SCHEMES
 
 PROBLEM = "application/problem+json"
 
@@ -26,6 +27,20 @@ _COMMAND = {
     400: "`idempotency_key_missing`, `idempotency_key_invalid`, `if_match_invalid`, `json_invalid`, `duplicate_key`",
     409: "The domain says no: `code` says why",
     412: "`stale_version`: If-Match names another version than `current_version`",
+}
+_CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "RFC 6750", "required": True}}
+_PROBLEM = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_KEYED = {
+    "401": {
+        "description": "`key_missing`, `key_invalid`: show an API key that is valid",
+        "headers": _CHALLENGE,
+        "content": _PROBLEM,
+    },
+    "403": {
+        "description": "`scope_missing`: the key may not do this",
+        "headers": _CHALLENGE,
+        "content": _PROBLEM,
+    },
 }
 _KEY_PARAMETER = {
     "name": "Idempotency-Key",
@@ -80,10 +95,14 @@ def publish(app: FastAPI) -> None:
 
 
 def _completed(schema: dict[str, Any]) -> dict[str, Any]:
-    schema.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
+    components = schema.setdefault("components", {})
+    components.setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
+    components["securitySchemes"] = SCHEMES
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             _complete(operation["responses"], path, method)
+            if any(API_KEY in one for one in operation["security"]):
+                operation["responses"] |= _KEYED
             if _is_command(path, method):
                 operation.setdefault("parameters", []).extend((_KEY_PARAMETER, _VERSION_PARAMETER))
     return schema
@@ -101,7 +120,7 @@ def _complete(responses: MutableMapping[str, Any], path: str, method: str) -> No
         responses.setdefault(str(status), {"description": description})
     for answer, response in responses.items():
         if answer >= "400":
-            response["content"] = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+            response["content"] = _PROBLEM
 
 
 async def only_known_parameters(request: Request) -> None:

@@ -12,15 +12,20 @@ from libs.runtime.effect import GatewayUnavailable
 
 
 class DoorSettings(BaseModel):
-    """`total_seconds` bounds a whole call, however slowly its answer drips; `body_limit` is in bytes."""
+    """How one outside party is called."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     connect_seconds: Annotated[float, Field(gt=0, le=60)] = 2
+    """How long a connection may take to come up: until then the call has surely had no effect."""
     read_seconds: Annotated[float, Field(gt=0, le=300)] = 5
+    """How long the other side may be silent."""
     total_seconds: Annotated[float, Field(gt=0, le=300)] = 10
+    """Bounds a whole call, however slowly its answer drips."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 32
+    """The most calls at once."""
     body_limit: Annotated[int, Field(ge=1)] = 1_000_000
+    """The most bytes of an answer; a longer one is not believed."""
 
 
 class CallLost(Exception):

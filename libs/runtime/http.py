@@ -23,6 +23,7 @@ from libs.runtime.decider import CommandRejected
 from libs.runtime.errors import Unavailable
 from libs.runtime.internal import internal_router, problem_of
 from libs.runtime.operation import OperationRefused
+from libs.runtime.scope import OPEN, only_who_may, refuse_undeclared
 from libs.runtime.service import Service
 
 Health = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -43,7 +44,7 @@ def problem_response(problem: Problem) -> Response:
         **({"errors": list(problem.errors)} if problem.errors else {}),
         **problem.extra,
     }
-    headers = {"retry-after": "1"} if problem.status in (503, 504) else {}
+    headers = problem.headers | ({"retry-after": "1"} if problem.status in (503, 504) else {})
     return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
 
 
@@ -217,13 +218,13 @@ async def _on_unavailable(_request: Request, _error: Unavailable) -> Response:
 
 
 def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
-    """`health` gives {"ready": bool, …}: readiness, and what /status shows."""
+    """`health` gives {"ready": bool, …}: readiness, and what /status shows. Raises UndeclaredScope."""
     app = FastAPI(
         title=f"Orderloom {service.name}",
         version="1",
         docs_url="/docs",
         redoc_url=None,
-        dependencies=[Depends(only_known_parameters)],
+        dependencies=[Depends(only_who_may), Depends(only_known_parameters)],
         telemetry={"logs": False},  # our own logs are structured; asking for a logger provider costs every request
     )
     publish(app)
@@ -245,27 +246,28 @@ def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
     if ports.operations is not None:
         app.include_router(internal_router(ports.operations, Cursors(ports.callback_secret)))
     _add_health(app, health)
+    refuse_undeclared(app)
     return app
 
 
 def _add_health(app: FastAPI, health: Health) -> None:
-    @app.get("/livez", include_in_schema=False)
+    @app.get("/livez", include_in_schema=False, openapi_extra=OPEN)
     async def livez() -> PlainTextResponse:
         return PlainTextResponse("alive")  # the loop answers: that is all that liveness asks
 
-    @app.get("/readyz", include_in_schema=False)
+    @app.get("/readyz", include_in_schema=False, openapi_extra=OPEN)
     async def readyz() -> JSONResponse:
         state = await health()
         return JSONResponse({"ready": state["ready"]}, 200 if state["ready"] else 503)
 
-    @app.get("/startupz", include_in_schema=False)
+    @app.get("/startupz", include_in_schema=False, openapi_extra=OPEN)
     async def startupz() -> PlainTextResponse:
         return PlainTextResponse("started")
 
-    @app.get("/status", include_in_schema=False)
+    @app.get("/status", include_in_schema=False, openapi_extra=OPEN)
     async def status() -> JSONResponse:
         return JSONResponse(dict(await health()))
 
-    @app.get("/metrics", include_in_schema=False)
+    @app.get("/metrics", include_in_schema=False, openapi_extra=OPEN)
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -7,7 +7,7 @@ A parked key is named by topic and key. Keys are bytes: one that is printable AS
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -31,8 +31,10 @@ from libs.runtime.operation import (
     Word,
     redacted,
 )
+from libs.runtime.scope import SaidBy, may
 from libs.runtime.storage import OperatorAction, ParkedKey, ParkedRecord
 
+OPERATOR = may("operator")
 _ENCODED = "base64url:"
 _LIST = "parked"
 
@@ -149,22 +151,22 @@ class PausedOrder(TopicOrder):
     holder: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,64}$")]
 
 
-async def _word(request: Request) -> Word:
-    """By the header and the body alone: the fields are checked by the body's own model before this is used."""
+async def _word(request: Request, said_by: SaidBy) -> Callable[[Order], Word]:
+    """On whose word: by the API key, the headers and the body, whose fields its own model has checked by then."""
     body = await request.body()
     place = f"{request.method} {request.url.path}\n".encode()
-    key = idempotency_key(request)
-    return Word(operator="", reason="", key=key, body_hash=hashlib.sha256(place + body).digest())
+    key, body_hash = idempotency_key(request), hashlib.sha256(place + body).digest()
+
+    def word(order: Order) -> Word:
+        return Word(operator=said_by(order.by), reason=order.reason, key=key, body_hash=body_hash)
+
+    return word
 
 
-Asked = Annotated[Word, Depends(_word)]
+Asked = Annotated[Callable[[Order], Word], Depends(_word)]
 
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"description": "`not_parked`: nothing waits there (any more)"}}
 _NOT_HERE: dict[int | str, dict[str, Any]] = {404: {"description": "`not_subscribed` or `not_owner`: ask another"}}
-
-
-def _said(word: Word, order: Order) -> Word:
-    return Word(operator=order.by, reason=order.reason, key=word.key, body_hash=word.body_hash)
 
 
 def problem_of(refused: OperationRefused) -> Problem:
@@ -177,7 +179,7 @@ def internal_router(operations: Operations, cursors: Cursors) -> APIRouter:
     _add_parked(routes, operations, cursors)
     _add_topics(routes, operations)
 
-    @routes.get("/actions", summary="What was changed by hand, the latest first")
+    @routes.get("/actions", summary="What was changed by hand, the latest first", openapi_extra=OPERATOR)
     async def actions(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> list[Action]:
         return [_action(at, action) for at, action in await operations.actions(limit)]
 
@@ -185,7 +187,7 @@ def internal_router(operations: Operations, cursors: Cursors) -> APIRouter:
 
 
 def _add_parked(routes: APIRouter, operations: Operations, cursors: Cursors) -> None:
-    @routes.get("/parked", summary="Parked keys")
+    @routes.get("/parked", summary="Parked keys", openapi_extra=OPERATOR)
     async def parked(
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         cursor: Annotated[str | None, Query(max_length=8000)] = None,
@@ -197,7 +199,7 @@ def _add_parked(routes: APIRouter, operations: Operations, cursors: Cursors) -> 
         next_cursor = cursors.write(f"{shown[-1].topic} {shown[-1].key}", _LIST) if more else None
         return Page(items=shown, next_cursor=next_cursor)
 
-    @routes.get("/parked/records", summary="What waits under a parked key", responses=_MISSING)
+    @routes.get("/parked/records", summary="What waits under a parked key", openapi_extra=OPERATOR, responses=_MISSING)
     async def records(
         topic: Annotated[TopicName, Query()],
         key: Annotated[KeyText, Query(description="As `GET /internal/parked` shows it")],
@@ -206,44 +208,61 @@ def _add_parked(routes: APIRouter, operations: Operations, cursors: Cursors) -> 
         found, waiting = await operations.parked_records(topic, key_bytes(key), limit)
         return ParkedDetail(topic=topic, key=key, records=_shown(found), waiting=waiting)
 
-    @routes.post("/parked/fix", summary="Correct the first record under a parked key", responses=_MISSING)
+    @routes.post(
+        "/parked/fix", summary="Correct the first record under a parked key", openapi_extra=OPERATOR, responses=_MISSING
+    )
     async def fix(order: Correction, word: Asked) -> FirstChanged:
         if order.value is None and not order.headers:
             raise Problem(422, "nothing_to_fix", "give a `value`, `headers`, or both")
         value = order.value.encode() if order.value is not None else None
-        return await operations.fix(
-            _said(word, order), order.topic, key_bytes(order.key), order.place, value, order.headers
-        )
+        return await operations.fix(word(order), order.topic, key_bytes(order.key), order.place, value, order.headers)
 
-    @routes.post("/parked/skip", summary="Drop the first record under a parked key", responses=_MISSING)
+    @routes.post(
+        "/parked/skip", summary="Drop the first record under a parked key", openapi_extra=OPERATOR, responses=_MISSING
+    )
     async def skip(order: FirstOrder, word: Asked) -> FirstChanged:
-        return await operations.skip(_said(word, order), order.topic, key_bytes(order.key), order.place)
+        return await operations.skip(word(order), order.topic, key_bytes(order.key), order.place)
 
-    @routes.post("/parked/release", summary="Handle what waits under a parked key, in order", responses=_MISSING)
+    @routes.post(
+        "/parked/release",
+        summary="Handle what waits under a parked key, in order",
+        openapi_extra=OPERATOR,
+        responses=_MISSING,
+    )
     async def release(order: KeyOrder, word: Asked) -> Released:
-        return await operations.release(_said(word, order), order.topic, key_bytes(order.key))
+        return await operations.release(word(order), order.topic, key_bytes(order.key))
 
 
 def _add_topics(routes: APIRouter, operations: Operations) -> None:
-    @routes.get("/wiring", summary="What this service reads and writes on Kafka")
+    @routes.get("/wiring", summary="What this service reads and writes on Kafka", openapi_extra=OPERATOR)
     async def wiring() -> Wiring:
         return operations.wiring()
 
-    @routes.post("/positions/reset", summary="Read a topic that was made anew from its beginning", responses=_NOT_HERE)
+    @routes.post(
+        "/positions/reset",
+        summary="Read a topic that was made anew from its beginning",
+        openapi_extra=OPERATOR,
+        responses=_NOT_HERE,
+    )
     async def reset(order: TopicOrder, word: Asked) -> PositionsReset:
-        return await operations.reset_positions(_said(word, order), order.topic)
+        return await operations.reset_positions(word(order), order.topic)
 
-    @routes.post("/relay/pause", summary="Publish nothing for a while", responses=_NOT_HERE)
+    @routes.post("/relay/pause", summary="Publish nothing for a while", openapi_extra=OPERATOR, responses=_NOT_HERE)
     async def pause(order: PauseOrder, word: Asked) -> RelayPaused:
-        return await operations.pause_relay(_said(word, order), order.topic, order.seconds)
+        return await operations.pause_relay(word(order), order.topic, order.seconds)
 
-    @routes.post("/relay/resume", summary="End a pause before its time", responses=_NOT_HERE)
+    @routes.post("/relay/resume", summary="End a pause before its time", openapi_extra=OPERATOR, responses=_NOT_HERE)
     async def resume(order: PausedOrder, word: Asked) -> RelayResumed:
-        return await operations.resume_relay(_said(word, order), order.topic, order.holder)
+        return await operations.resume_relay(word(order), order.topic, order.holder)
 
-    @routes.post("/relay/republish", summary="Publish every event of a topic once more", responses=_NOT_HERE)
+    @routes.post(
+        "/relay/republish",
+        summary="Publish every event of a topic once more",
+        openapi_extra=OPERATOR,
+        responses=_NOT_HERE,
+    )
     async def republish(order: PausedOrder, word: Asked) -> PublishedAgain:
-        return await operations.publish_again(_said(word, order), order.topic, order.holder)
+        return await operations.publish_again(word(order), order.topic, order.holder)
 
 
 def _parked(key: ParkedKey) -> Parked:

@@ -3,8 +3,10 @@
 from functools import lru_cache
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.partitioner import murmur2
 
+from libs.runtime.link import kafka_link
 from libs.runtime.settings import Settings
 
 MAX_REQUEST_BYTES = 1024 * 1024
@@ -14,7 +16,7 @@ FETCH_BYTES = 64 * 1024
 
 def new_producer(settings: Settings) -> AIOKafkaProducer:
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **kafka_link(settings),
         acks="all",
         enable_idempotence=True,
         linger_ms=0,
@@ -27,7 +29,7 @@ def new_producer(settings: Settings) -> AIOKafkaProducer:
 
 def new_consumer(settings: Settings, group: str) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **kafka_link(settings),
         group_id=group,
         # Positions are in PostgreSQL; what is committed to Kafka only feeds lag tools.
         enable_auto_commit=False,
@@ -42,6 +44,11 @@ def new_consumer(settings: Settings, group: str) -> AIOKafkaConsumer:
         # A topic that is made anew while we run is noticed by this alone; the default is five minutes.
         metadata_max_age_ms=METADATA_MS,
     )
+
+
+def new_admin(settings: Settings, seconds: float) -> AIOKafkaAdminClient:
+    """`seconds` bounds each of its requests."""
+    return AIOKafkaAdminClient(**kafka_link(settings), request_timeout_ms=max(1, int(seconds * 1000)))
 
 
 @lru_cache(maxsize=20_000)  # in Python it costs more than all the rest of sending a record, and keys come again

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from rich import progress
 
 from libs.runtime import telemetry
+from libs.runtime.configuration import check_links
 from libs.runtime.garbage import tune_garbage_collector
 from libs.runtime.migrate import MigrationFailed, migrate
-from libs.runtime.preflight import Refused
+from libs.runtime.preflight import Refused, unsafe
 from libs.runtime.rebuild import RebuildRefused, rebuild
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
@@ -76,6 +77,8 @@ def _run(name: str, service: Service[Any], settings: Settings, roles: frozenset[
     if "describe" in roles:
         typer.echo(describe(service))
         return
+    if roles & {"migrate", "rebuild"} and (refused := unsafe(check_links(settings), settings.allow_unsafe)):
+        _refuse(name, str(Refused(refused)))
     if "migrate" in roles:
         try:
             asyncio.run(migrate(service, settings))

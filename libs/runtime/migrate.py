@@ -4,10 +4,11 @@ Runs as the owner role. The application's role may not change or delete events.
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import structlog
 
+from libs.runtime.link import owner_dsn
 from libs.runtime.projection import Projection
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
@@ -35,6 +37,7 @@ _APP_MAY = {
     "effect": "SELECT, INSERT, UPDATE, DELETE",
     "lease": "SELECT, INSERT, UPDATE, DELETE",
     "operator_action": "SELECT, INSERT",
+    "schema_migrations": "SELECT",
 }
 
 
@@ -43,8 +46,9 @@ class MigrationFailed(Exception):
 
 
 async def migrate(service: Service[Any], settings: Settings) -> None:
-    await asyncio.to_thread(_run_numbered, settings.postgres_owner_dsn)
-    connection = await asyncpg.connect(settings.postgres_owner_dsn)
+    dsn = owner_dsn(settings)
+    await asyncio.to_thread(_run_numbered, dsn)
+    connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('orderloom.views'))")
@@ -60,7 +64,8 @@ def _run_numbered(dsn: str) -> None:
     tool = Path(sysconfig.get_path("scripts")) / ("dbmate.exe" if sys.platform == "win32" else "dbmate")
     with as_file(files("libs.runtime") / "sql") as folder:
         done = subprocess.run(
-            [tool, "--url", dsn, "--migrations-dir", folder, "--no-dump-schema", "--migration-lock", "migrate"],
+            [tool, "--migrations-dir", folder, "--no-dump-schema", "--migration-lock", "migrate"],
+            env={**os.environ, "DATABASE_URL": dsn},  # not an argument: those are shown to everybody on the machine
             capture_output=True,
             text=True,
             check=False,
@@ -116,10 +121,21 @@ async def _to_bytes(connection: Any, table: str) -> None:
     await connection.execute(f"ALTER TABLE {table} {changes}")
 
 
-async def grant(connection: Any, service: Service[Any], settings: Settings) -> None:
+def rights_of(service: Service[Any]) -> Mapping[str, str]:
+    """What the application's role may do with each table of its service's database, as GRANT spells it."""
     views = {f"view_{projection.name}": "SELECT, INSERT, UPDATE, DELETE" for projection in service.projections}
+    return {**_APP_MAY, **views}
+
+
+def migrations() -> Sequence[str]:
+    """The numbers of this release's migrations, in order."""
+    names = [path.name for path in (files("libs.runtime") / "sql").iterdir()]
+    return sorted(name.partition("_")[0] for name in names if name.endswith(".sql"))
+
+
+async def grant(connection: Any, service: Service[Any], settings: Settings) -> None:
     if app := urlsplit(settings.postgres_dsn).username:
-        for table, rights in {**_APP_MAY, **views}.items():
+        for table, rights in rights_of(service).items():
             await connection.execute(f'REVOKE ALL ON {table} FROM "{app}"')
             await connection.execute(f'GRANT {rights} ON {table} TO "{app}"')
     if reader := urlsplit(settings.postgres_read_dsn).username:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from libs.events.topics import Topic
-from libs.runtime.settings import Settings, Unsafe
+from libs.runtime.settings import Unsafe
 
 OLDEST_POSTGRES = 14
 MOST_SKEW_SECONDS = 2.0
@@ -33,11 +33,13 @@ class PostgresFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TopicFacts:
-    """A topic as the broker has it. `min_insync_replicas` is None where we may not read it."""
+    """A topic as the broker has it. Its settings are None where we may not read them; -1 ms of retention: for ever."""
 
     partitions: int
     replicas: int
     min_insync_replicas: int | None
+    retention_ms: int | None = None
+    cleanup_policy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,43 +69,13 @@ def unsafe(findings: Sequence[Finding], allowed: Collection[Unsafe]) -> list[Fin
     return [finding for finding in findings if not finding.note and finding.name not in allowed]
 
 
-def check_settings(settings: Settings) -> list[Finding]:
-    return [*_check_dsn(settings), *_check_secret(settings)]
-
-
-def _check_dsn(settings: Settings) -> Iterator[Finding]:
-    if not settings.postgres_dsn:
-        yield Finding(
-            name=None,
-            what="OMS_POSTGRES_DSN is not set",
-            remedy="Set it to postgresql://<application role>:<password>@<host>/<database of the service>",
-        )
-
-
-def _check_secret(settings: Settings) -> Iterator[Finding]:
-    file = settings.callback_secret_file
-    if file is None:
-        fault = "OMS_CALLBACK_SECRET_FILE is not set: no callback could be believed"
-    else:
-        try:
-            fault = "" if settings.callback_secret().startswith("whsec_") else f"{file} holds no whsec_… secret"
-        except (OSError, UnicodeDecodeError) as error:
-            fault = f"OMS_CALLBACK_SECRET_FILE cannot be read ({type(error).__name__}: {file})"
-    if fault:
-        yield Finding(
-            # Without one every callback is refused, which is safe; with a wrong one somebody has made a mistake.
-            name="missing_secret" if file is None else None,
-            what=fault,
-            remedy="Let it name a file with the secret that partners sign with, whsec_ and its base64",
-        )
-
-
 def refused_by_postgres(error: Exception) -> Finding:
     """A login that will not be accepted later either."""
     return Finding(
         name=None,
         what=f"PostgreSQL refuses the login ({type(error).__name__})",
-        remedy="Correct role, password and database in OMS_POSTGRES_DSN",
+        remedy="Correct role, password (OMS_POSTGRES_PASSWORD_FILE) and database in OMS_POSTGRES_DSN; a server that"
+        " takes nobody without TLS needs OMS_POSTGRES_CA_FILE",
     )
 
 

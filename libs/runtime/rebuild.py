@@ -16,6 +16,7 @@ import orjson
 from libs.runtime.batch import fold, written_row
 from libs.runtime.event_store import EVENT_COLUMNS, event_of
 from libs.runtime.intake import recorded_of
+from libs.runtime.link import owner_dsn
 from libs.runtime.migrate import grant, make_view_table, reporting_view
 from libs.runtime.projection import Projection
 from libs.runtime.service import Service
@@ -144,7 +145,7 @@ async def rebuild(service: Service[Any], settings: Settings, view: str, progress
     if projection is None:
         names = ", ".join(projection.name for projection in service.projections)
         raise RebuildRefused(f"{service.name} has no view {view}; it has {names}")
-    connection = await asyncpg.connect(settings.postgres_owner_dsn)
+    connection = await asyncpg.connect(owner_dsn(settings))
     try:
         if not await connection.fetchval("SELECT pg_try_advisory_lock(hashtext($1))", f"orderloom.rebuild.{view}"):
             raise RebuildRefused(f"{view} is being rebuilt already")

@@ -58,3 +58,8 @@ class Service(Generic[C]):
     def source(self) -> str:
         """What its events name as theirs."""
         return f"/{self.name}-service"
+
+    @property
+    def consumer(self) -> str:
+        """The name of its consumer group on Kafka, and of its positions."""
+        return f"oms.{self.name}.{'policy' if self.decider else 'views'}"

@@ -25,6 +25,7 @@ CounterName = Literal[
     "oms.events.appended",
     "oms.events.published",
     "oms.effects",  # by kind and outcome
+    "oms.requests.refused",  # by code: without a key, with an unknown one, with one of other scopes
     "oms.callbacks.refused",  # not signed by the partner, or too old
     "oms.wakes",
     "oms.alarms",  # by what: something that must not happen did

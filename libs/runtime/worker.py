@@ -17,13 +17,17 @@ from libs.events.topics import TOPICS
 from libs.runtime import preflight, telemetry
 from libs.runtime.api import Ports
 from libs.runtime.commit import GroupCommit
+from libs.runtime.configuration import check_settings
 from libs.runtime.consumer import Consumer
+from libs.runtime.diagnosis import kafka_fault, postgres_fault
 from libs.runtime.effects import EffectWorker
 from libs.runtime.errors import Unavailable
 from libs.runtime.event_store import PostgresStorage
 from libs.runtime.garbage import tune_garbage_collector
 from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
+from libs.runtime.keys import Keys
+from libs.runtime.link import postgres_link
 from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
 from libs.runtime.preflight import Finding, PostgresFacts, Refused
@@ -82,7 +86,7 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        self._judge(preflight.check_settings(self._settings))
+        self._judge(check_settings(self._settings))
         pool, facts = await self._connected()
         try:
             kafka = await self._kafka_findings(KAFKA_FACTS_SECONDS)
@@ -113,6 +117,8 @@ class Process:
         try:
             return preflight.check_topics(own, await topic_facts(self._settings, own, seconds))
         except Unavailable as error:
+            if (fault := await kafka_fault(self._settings)) is not None:
+                return [fault]
             log.warning("kafka.waiting", reason=str(error))
             return None
 
@@ -139,21 +145,23 @@ class Process:
                 except BaseException:
                     pool.terminate()
                     raise
-            except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-                raise Refused([preflight.refused_by_postgres(error)]) from error
             except (
                 OSError,
                 TimeoutError,
                 asyncpg.PostgresConnectionError,
                 asyncpg.CannotConnectNowError,
+                asyncpg.InvalidAuthorizationSpecificationError,
+                asyncpg.InvalidCatalogNameError,
                 Unavailable,
             ) as error:
+                if (fault := postgres_fault(error)) is not None:
+                    raise Refused([fault]) from error
                 log.warning("postgres.waiting", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.5)
 
     async def _new_pool(self) -> asyncpg.Pool:
         return await asyncpg.create_pool(
-            self._settings.postgres_dsn,
+            **postgres_link(self._settings),
             min_size=2,
             max_size=self._settings.postgres_pool,
             timeout=5,
@@ -173,7 +181,13 @@ class Process:
             park_limit=limit,
         )
         commit = GroupCommit(handler, limit=settings.batch_records) if service.decider else None
-        ports = Ports(storage, commit, settings.callback_secret(), Operations(handler, settings.lease_seconds))
+        ports = Ports(
+            storage,
+            commit,
+            settings.callback_secret(),
+            Operations(handler, settings.lease_seconds),
+            Keys(settings.api_keys_file) if settings.api_keys_file else None,
+        )
         served = service if "api" in self._roles else replace(service, router=None)
         app = create_app(served, ports, lambda: self._health(storage))
         server = _Server(

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from libs.events.envelope import MalformedHeaders, from_headers, headers_of
 from libs.events.topics import CATEGORIES, Topic
+from libs.runtime.link import link_to
 from oms.audit.finding import Finding, finding
 
 CHUNK = 10_000
@@ -135,7 +136,7 @@ def _add(log: Log, row: Mapping[str, Any], waiting: bool) -> None:
 
 
 async def _heard(topic: Topic, bootstrap: str, log: Log, progress: Progress) -> Heard:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(**link_to(bootstrap), enable_auto_commit=False, auto_offset_reset="earliest")
     await consumer.start()
     try:
         if topic.name not in await consumer.topics():

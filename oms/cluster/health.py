@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import httpx
 
+from libs.runtime.link import link_to
 from oms.cluster.kafka import knock
 from oms.cluster.process import ClusterError
 from oms.cluster.state import ClusterState, ServiceState
@@ -52,7 +53,7 @@ async def cluster_status(state: ClusterState | None) -> dict[str, Any]:
             return name, {**data, "lag": lag} if service else data
 
         kafka, postgres, services, simulators = await asyncio.gather(
-            _kafka_health(state.kafka_bootstrap, running or state.kafka_external),
+            _kafka_health(state, running or state.kafka_external),
             _postgres_health(state.postgres_admin_dsn, running or state.postgres_external),
             asyncio.gather(*(app(name, one, service=True) for name, one in state.services.items() if one.url)),
             asyncio.gather(*(app(name, one, service=False) for name, one in state.simulators.items())),
@@ -97,15 +98,17 @@ async def _lag(client: httpx.AsyncClient, url: str) -> dict[str, Any] | None:
     return lag if isinstance(lag, dict) else None
 
 
-async def _kafka_health(bootstrap: str, expected: bool) -> str:
+async def _kafka_health(state: ClusterState, expected: bool) -> str:
     from aiokafka.client import AIOKafkaClient
     from aiokafka.errors import KafkaError
 
+    bootstrap = state.kafka_bootstrap
     if not expected or not bootstrap:
         return "down"
+    link = link_to(bootstrap) if state.kafka_external else {"bootstrap_servers": bootstrap}
     try:
         await knock(bootstrap)
-        client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=2000)
+        client = AIOKafkaClient(**link, request_timeout_ms=2000)
         try:
             await client.bootstrap()
             return "ready" if client.cluster.brokers() else "not ready"

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from oms.cluster.process import ClusterError, Command
 
@@ -145,7 +145,9 @@ def new_cluster_id() -> str:
             return text
 
 
-async def wait_ready(bootstrap: str, check: Callable[[], None], seconds: float = START_SECONDS) -> None:
+async def wait_ready(
+    bootstrap: str, check: Callable[[], None], seconds: float = START_SECONDS, *, link: Mapping[str, Any] | None = None
+) -> None:
     """Wait for the answer to a metadata request. `check` raises when waiting has become pointless."""
     from aiokafka.client import AIOKafkaClient
     from aiokafka.errors import KafkaError
@@ -157,7 +159,7 @@ async def wait_ready(bootstrap: str, check: Callable[[], None], seconds: float =
         problem: Exception
         try:
             await knock(bootstrap)
-            client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=5000)
+            client = AIOKafkaClient(**(link or {"bootstrap_servers": bootstrap}), request_timeout_ms=5000)
             try:
                 await client.bootstrap()
                 if client.cluster.brokers():
@@ -187,14 +189,16 @@ async def knock(bootstrap: str) -> None:
     raise refused or ClusterError(f"{bootstrap!r} names no broker")
 
 
-async def create_topics(bootstrap: str, topics: Iterable[TopicSpec], seconds: float = 30.0) -> None:
+async def create_topics(
+    bootstrap: str, topics: Iterable[TopicSpec], seconds: float = 30.0, *, link: Mapping[str, Any] | None = None
+) -> None:
     """Create the topics that do not exist yet, waiting while the broker is still being let in by its controller."""
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
     from aiokafka.errors import for_code
 
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=15000)
+    admin = AIOKafkaAdminClient(**(link or {"bootstrap_servers": bootstrap}), request_timeout_ms=15000)
     await admin.start()
     try:
         existing = set(await admin.list_topics())

@@ -19,19 +19,33 @@ def default_cache_dir() -> Path:
 
 
 class ClusterSettings(BaseSettings):
-    """Read from OMS_* once per command; tests build it with arguments."""
+    """Of `oms up`, `oms demo` and the other commands that look at the local cluster."""
 
-    model_config = SettingsConfigDict(env_prefix="OMS_", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="OMS_", extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     state_dir: Path = Field(default_factory=default_state_dir)
+    """Where its data and logs are. By default ~/.local/state/orderloom; as root /var/lib/orderloom."""
     cache_dir: Path = Field(default_factory=default_cache_dir)
+    """Where Kafka's jars are kept. By default ~/.cache/orderloom."""
     maven_mirror: str | None = None
+    """Another Maven repository to fetch Kafka's jars from."""
     pg_bin: Path | None = None
+    """A directory with `initdb` and `postgres`, instead of those that were installed with Orderloom."""
     pg_account: str | None = None
+    """The account that PostgreSQL runs as when you are root."""
     kafka_bootstrap: str | None = None
+    """An outside Kafka to use instead of one of the cluster's own, under the links of the settings above."""
     postgres_host: str | None = None
+    """An outside PostgreSQL to use instead of one of the cluster's own."""
     postgres_port: int = 5432
+    """The port of `OMS_POSTGRES_HOST`."""
     postgres_user: str = "postgres"
+    """A role there that may make databases and roles."""
     postgres_password: SecretStr = SecretStr("")
+    """Its password. For a laptop: services themselves take theirs from files."""
     postgres_sslmode: str = "prefer"
+    """How it is connected to, as in a DSN."""
     seed: int = 1
+    """The simulators' chances: the same seed, the same faults."""

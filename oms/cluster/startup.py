@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from libs.events.topics import TOPICS
+from libs.runtime.link import link_to
 from oms.cluster import apps, databases, kafka, postgres
 from oms.cluster.apps import SERVICES, SIMULATORS, Addresses
 from oms.cluster.databases import PostgresAddress
@@ -69,11 +70,12 @@ class Startup:
         if outside:
             state.kafka_bootstrap, state.kafka_external = outside, True
             with self._step("kafka", address=outside):
-                run_async(kafka.wait_ready(outside, self._check))
+                run_async(kafka.wait_ready(outside, self._check, link=link_to(outside)))
         else:
             self._kafka_server(port, controller_port)
         with self._step("topics"):
-            run_async(kafka.create_topics(state.kafka_bootstrap, self.spec.topics))
+            link = link_to(outside) if outside else None
+            run_async(kafka.create_topics(state.kafka_bootstrap, self.spec.topics, link=link))
 
     def _kafka_server(self, port: int, controller_port: int) -> None:
         with self._step("jars"):

@@ -1,8 +1,10 @@
 """The internal doors of running services: found by the local cluster's state, or by the addresses given."""
 
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -58,7 +60,7 @@ class Door:
 
 def _asked(method: str, url: str, path: str, **options: Any) -> Any:
     try:
-        with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
+        with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False, headers=_shown_key()) as client:
             answer = client.request(method, path, **options)
     except httpx.ConnectError as error:
         raise DoorError(f"{url} does not answer: {error}. Is the service running?") from None
@@ -71,9 +73,17 @@ def _asked(method: str, url: str, path: str, **options: Any) -> Any:
     except ValueError:
         problem = {}
     code = str(problem.get("code", answer.status_code)) if isinstance(problem, dict) else str(answer.status_code)
+    if code in ("key_missing", "key_invalid", "scope_missing"):
+        raise DoorError(f"{url} says {code}: let OMS_OPERATOR_KEY_FILE name a file with an operator's API key.", code)
     detail = problem.get("detail", "") if isinstance(problem, dict) else ""
     wrong = "; ".join(f"{one['field']}: {one['message']}" for one in problem.get("errors", ())) if detail else ""
     raise DoorError(f"{url} says {code}: {detail}{' (' + wrong + ')' if wrong else ''}", code)
+
+
+def _shown_key() -> Mapping[str, str]:
+    """The operator's own API key, from the file that OMS_OPERATOR_KEY_FILE names. Raises OSError."""
+    file = os.environ.get("OMS_OPERATOR_KEY_FILE")
+    return {"authorization": f"Bearer {Path(file).read_text().strip()}"} if file else {}
 
 
 def state_of_cluster() -> ClusterState:

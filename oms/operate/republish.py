@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
 
 from libs.events.topics import TOPIC_BY_NAME, Topic
+from libs.runtime.link import link_to
 from oms.cluster.kafka import create_topics
 from oms.operate.doors import Door, DoorError
 
@@ -132,7 +133,7 @@ def _wait(seconds: float, tell: Tell) -> None:
 
 
 async def _made_anew(plan: Plan) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=plan.bootstrap, request_timeout_ms=15_000)
+    admin = AIOKafkaAdminClient(**link_to(plan.bootstrap), request_timeout_ms=15_000)
     await admin.start()
     try:
         if plan.topic.name in await admin.list_topics():
@@ -147,4 +148,4 @@ async def _made_anew(plan: Plan) -> None:
             await asyncio.sleep(0.2)
     finally:
         await admin.close()
-    await create_topics(plan.bootstrap, [plan.topic])
+    await create_topics(plan.bootstrap, [plan.topic], link=link_to(plan.bootstrap))

@@ -10,6 +10,7 @@ from libs.events.base import Id, Moment, Quantity, ReleaseLine, Text, Value
 from libs.events.fulfillment import Package
 from libs.runtime.api import Callback, Commands, Page, Views
 from libs.runtime.decider import CommandRejected
+from libs.runtime.scope import SIGNED, may
 from services.fulfillment.domain.command import CarrierStatus, Command, RecordPacked, RecordPicked, RecordTracking
 from services.fulfillment.views import (
     RELEASE_VIEW,
@@ -21,6 +22,8 @@ from services.fulfillment.views import (
 )
 
 router = APIRouter()
+
+SEES = may("operator", "reader")
 
 Documented = dict[int | str, dict[str, Any]]
 FOUND: Documented = {404: {"description": "`not_found`"}, 422: {"description": "the id or the query is malformed"}}
@@ -103,7 +106,13 @@ class CallbackReceipt(BaseModel):
     code: str | None = None
 
 
-@router.post("/callbacks/warehouse", tags=["callbacks"], summary="The warehouse tells of a release", responses=TOLD)
+@router.post(
+    "/callbacks/warehouse",
+    openapi_extra=SIGNED,
+    tags=["callbacks"],
+    summary="The warehouse tells of a release",
+    responses=TOLD,
+)
 async def warehouse(callback: Callback, commands: Commands, response: Response) -> CallbackReceipt:
     match callback.read(Kind).type:
         case "release.picked":
@@ -116,6 +125,7 @@ async def warehouse(callback: Callback, commands: Commands, response: Response) 
 
 @router.post(
     "/callbacks/carrier",
+    openapi_extra=SIGNED,
     tags=["callbacks"],
     summary="The carrier tells of a package",
     responses={**TOLD, 409: {"description": "`label_unknown`: the label's own answer is still on its way, tell again"}},
@@ -146,24 +156,28 @@ def _ignored(code: str, response: Response) -> CallbackReceipt:
     return CallbackReceipt(outcome="ignored", code=code)
 
 
-@router.get("/releases/{release_id}", tags=["releases"], summary="One release", responses=FOUND)
+@router.get("/releases/{release_id}", openapi_extra=SEES, tags=["releases"], summary="One release", responses=FOUND)
 async def release(release_id: Id, views: Views) -> ReleaseView:
     return await views.get(RELEASE_VIEW, release_id)
 
 
-@router.get("/releases", tags=["releases"], summary="Releases by status, node or order", responses=LISTED)
+@router.get(
+    "/releases", openapi_extra=SEES, tags=["releases"], summary="Releases by status, node or order", responses=LISTED
+)
 async def releases(
     views: Views, status: ReleaseStatus | None = None, node: Id | None = None, order_id: Id | None = None
 ) -> Page[ReleaseView]:
     return await views.page(RELEASE_VIEW, _where(status=status, node=node, order_id=order_id))
 
 
-@router.get("/shipments/{shipment_id}", tags=["shipments"], summary="One shipment", responses=FOUND)
+@router.get("/shipments/{shipment_id}", openapi_extra=SEES, tags=["shipments"], summary="One shipment", responses=FOUND)
 async def shipment(shipment_id: Id, views: Views) -> ShipmentView:
     return await views.get(SHIPMENT_VIEW, shipment_id)
 
 
-@router.get("/shipments", tags=["shipments"], summary="Shipments by status or order", responses=LISTED)
+@router.get(
+    "/shipments", openapi_extra=SEES, tags=["shipments"], summary="Shipments by status or order", responses=LISTED
+)
 async def shipments(
     views: Views, status: ShipmentStatus | None = None, order_id: Id | None = None
 ) -> Page[ShipmentView]:

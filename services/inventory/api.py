@@ -8,6 +8,7 @@ from pydantic import Field
 from libs.events.base import Id, Quantity
 from libs.events.text import FreeText
 from libs.runtime.api import Body, Commands, Page, Receipt, Views
+from libs.runtime.scope import SaidBy, may
 from services.inventory.domain.command import (
     AdjustStock,
     DisableNode,
@@ -26,6 +27,9 @@ from services.inventory.views import (
 )
 
 router = APIRouter()
+
+OPERATOR = may("operator")
+SEES = may("operator", "reader")
 
 Delta = Annotated[int, Field(ge=-1_000_000, le=-1)] | Quantity
 Answers = dict[int | str, dict[str, Any]]
@@ -82,6 +86,7 @@ def _answer(receipt: Receipt, response: Response) -> Receipt:
 
 @router.post(
     "/locations",
+    openapi_extra=OPERATOR,
     status_code=201,
     tags=["network"],
     summary="Register a location, or change its data",
@@ -92,7 +97,9 @@ async def register_location(body: LocationBody, commands: Commands, response: Re
     return _answer(await commands.handle(command), response)
 
 
-@router.get("/locations", tags=["network"], summary="The locations of the network", responses=INVALID)
+@router.get(
+    "/locations", openapi_extra=SEES, tags=["network"], summary="The locations of the network", responses=INVALID
+)
 async def list_locations(
     views: Views, status: Annotated[Literal["ENABLED", "DISABLED"] | None, Query()] = None
 ) -> Page[LocationView]:
@@ -101,28 +108,35 @@ async def list_locations(
 
 @router.post(
     "/locations/{location}/disabled",
+    openapi_extra=OPERATOR,
     status_code=201,
     tags=["network"],
     summary="Take a location out of sourcing",
     responses={**DONE, **_refused("unknown_location"), **INVALID},
 )
-async def disable_node(location: Id, body: SwitchBody, commands: Commands, response: Response) -> Receipt:
-    return _answer(await commands.handle(DisableNode(location, body.by, body.reason)), response)
+async def disable_node(
+    location: Id, body: SwitchBody, said_by: SaidBy, commands: Commands, response: Response
+) -> Receipt:
+    return _answer(await commands.handle(DisableNode(location, said_by(body.by), body.reason)), response)
 
 
 @router.post(
     "/locations/{location}/enabled",
+    openapi_extra=OPERATOR,
     status_code=201,
     tags=["network"],
     summary="Let a location serve orders again",
     responses={**DONE, **_refused("unknown_location"), **INVALID},
 )
-async def enable_node(location: Id, body: SwitchBody, commands: Commands, response: Response) -> Receipt:
-    return _answer(await commands.handle(EnableNode(location, body.by, body.reason)), response)
+async def enable_node(
+    location: Id, body: SwitchBody, said_by: SaidBy, commands: Commands, response: Response
+) -> Receipt:
+    return _answer(await commands.handle(EnableNode(location, said_by(body.by), body.reason)), response)
 
 
 @router.post(
     "/stock/receipts",
+    openapi_extra=OPERATOR,
     status_code=201,
     tags=["stock"],
     summary="Receive a delivery of up to 500 lines",
@@ -135,18 +149,20 @@ async def receive_stock(body: ReceiptBody, commands: Commands, response: Respons
 
 @router.post(
     "/stock/adjustments",
+    openapi_extra=OPERATOR,
     status_code=201,
     tags=["stock"],
     summary="Correct what is on hand (repeat it only under an Idempotency-Key)",
     responses={**DONE, **_refused("unknown_location", "insufficient_stock"), **INVALID},
 )
-async def adjust_stock(body: AdjustmentBody, commands: Commands, response: Response) -> Receipt:
-    command = AdjustStock(body.sku, body.location, body.delta, body.reason, body.by)
+async def adjust_stock(body: AdjustmentBody, said_by: SaidBy, commands: Commands, response: Response) -> Receipt:
+    command = AdjustStock(body.sku, body.location, body.delta, body.reason, said_by(body.by))
     return _answer(await commands.handle(command), response)
 
 
 @router.get(
     "/availability/{sku}",
+    openapi_extra=may("channel", "operator", "reader"),
     tags=["stock"],
     summary="What can be promised of a SKU, in all and at each location",
     responses={**ABSENT, **INVALID},
@@ -155,7 +171,13 @@ async def get_availability(sku: Id, views: Views) -> AvailabilityView:
     return await views.get(AVAILABILITY, sku)
 
 
-@router.get("/reservations", tags=["reservations"], summary="Reservations by order or status", responses=INVALID)
+@router.get(
+    "/reservations",
+    openapi_extra=SEES,
+    tags=["reservations"],
+    summary="Reservations by order or status",
+    responses=INVALID,
+)
 async def list_reservations(
     views: Views,
     order_id: Annotated[Id | None, Query()] = None,
@@ -167,6 +189,7 @@ async def list_reservations(
 
 @router.get(
     "/reservations/{reservation_id}",
+    openapi_extra=SEES,
     tags=["reservations"],
     summary="A reservation and what became of it",
     responses={**ABSENT, **INVALID},

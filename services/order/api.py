@@ -9,6 +9,7 @@ from pydantic import Field
 from libs.events.base import Id, Minor, Text
 from libs.events.channel import Fault, OrderCancellationRequested, OrderPlaced, order_id_of
 from libs.runtime.api import Body, Commands, Page, Problem, Receipt, Views
+from libs.runtime.scope import SaidBy, may
 from services.order.domain.command import (
     CancelOrder,
     RefundOrder,
@@ -21,6 +22,9 @@ from services.order.domain.validation import text_faults, validate
 from services.order.views import ORDER_VIEW, OrderStatus, OrderView, Stuck
 
 router = APIRouter()
+
+SEES = may("channel", "operator", "reader")
+FOR_THE_CUSTOMER = may("channel", "operator")
 
 Who = Annotated[str, Field(min_length=1, max_length=128)]
 Why = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -66,6 +70,7 @@ def _documented(unprocessable: str, **descriptions: str) -> Responses:
 
 @router.post(
     "/orders",
+    openapi_extra=may("channel"),
     status_code=status.HTTP_201_CREATED,
     tags=["orders"],
     summary="Place an order",
@@ -83,7 +88,13 @@ async def place_order(body: OrderPlaced, commands: Commands, response: Response)
     return _answered(receipt, response)
 
 
-@router.get("/orders", tags=["orders"], summary="List orders", responses=_responses(on_422="A malformed filter"))
+@router.get(
+    "/orders",
+    openapi_extra=SEES,
+    tags=["orders"],
+    summary="List orders",
+    responses=_responses(on_422="A malformed filter"),
+)
 async def list_orders(
     views: Views,
     status: OrderStatus | None = None,
@@ -105,6 +116,7 @@ async def list_orders(
 
 @router.get(
     "/orders/by-reference/{channel}/{external_order_id}",
+    openapi_extra=SEES,
     tags=["orders"],
     summary="One order, by the channel's own id",
     responses=_responses(on_404="`not_found`"),
@@ -113,13 +125,20 @@ async def get_order_by_reference(channel: Id, external_order_id: Id, views: View
     return await views.get(ORDER_VIEW, order_id_of(channel, external_order_id))
 
 
-@router.get("/orders/{order_id}", tags=["orders"], summary="One order", responses=_responses(on_404="`not_found`"))
+@router.get(
+    "/orders/{order_id}",
+    openapi_extra=SEES,
+    tags=["orders"],
+    summary="One order",
+    responses=_responses(on_404="`not_found`"),
+)
 async def get_order(order_id: Id, views: Views) -> OrderView:
     return await views.get(ORDER_VIEW, order_id)
 
 
 @router.post(
     "/orders/{order_id}/cancellation",
+    openapi_extra=FOR_THE_CUSTOMER,
     status_code=status.HTTP_201_CREATED,
     tags=["orders"],
     summary="Cancel an order",
@@ -137,6 +156,7 @@ async def cancel_order(
 
 @router.post(
     "/cancellations",
+    openapi_extra=FOR_THE_CUSTOMER,
     status_code=status.HTTP_201_CREATED,
     tags=["orders"],
     summary="Cancel an order by the channel's own id, even before it arrives",
@@ -154,6 +174,7 @@ async def cancel_by_reference(
 
 @router.post(
     "/orders/{order_id}/payment-method",
+    openapi_extra=FOR_THE_CUSTOMER,
     status_code=status.HTTP_201_CREATED,
     tags=["orders"],
     summary="Name another payment method after a decline",
@@ -169,6 +190,7 @@ async def update_payment_method(
 
 @router.post(
     "/orders/{order_id}/resolution",
+    openapi_extra=may("operator"),
     status_code=status.HTTP_201_CREATED,
     tags=["operations"],
     summary="Settle an order by hand",
@@ -179,16 +201,17 @@ async def update_payment_method(
     ),
 )
 async def resolve_order(
-    order_id: Id, body: OrderResolution, commands: Commands, views: Views, response: Response
+    order_id: Id, body: OrderResolution, said_by: SaidBy, commands: Commands, views: Views, response: Response
 ) -> Receipt:
     _refuse_texts(by=body.by, reason=body.reason)
     await views.get(ORDER_VIEW, order_id)
-    command = ResolveOrder(order_id, body.resolution, body.by, body.reason)
+    command = ResolveOrder(order_id, body.resolution, said_by(body.by), body.reason)
     return _answered(await commands.handle(command), response)
 
 
 @router.post(
     "/orders/{order_id}/refunds",
+    openapi_extra=may("operator"),
     status_code=status.HTTP_201_CREATED,
     tags=["operations"],
     summary="Give captured money back",
@@ -198,10 +221,12 @@ async def resolve_order(
         on_409="`refund_exceeds_captured`, `order_unknown`",
     ),
 )
-async def refund_order(order_id: Id, body: Refund, commands: Commands, views: Views, response: Response) -> Receipt:
+async def refund_order(
+    order_id: Id, body: Refund, said_by: SaidBy, commands: Commands, views: Views, response: Response
+) -> Receipt:
     _refuse_texts(by=body.by, reason=body.reason)
     await views.get(ORDER_VIEW, order_id)
-    command = RefundOrder(order_id, body.refund_id, body.amount, body.by, body.reason)
+    command = RefundOrder(order_id, body.refund_id, body.amount, said_by(body.by), body.reason)
     return _answered(await commands.handle(command), response)
 
 

@@ -9,10 +9,13 @@ from libs.events.base import Id
 from libs.events.text import FreeText
 from libs.runtime.api import Body, Callback, Commands, Page, Receipt, Views
 from libs.runtime.decider import CommandRejected
+from libs.runtime.scope import SIGNED, SaidBy, may
 from services.payment.domain.call import Answer, Approved, Refused
 from services.payment.domain.command import RecordAnswer, SettlePayment
 from services.payment.gateway import PspCallback, PspId, PspSettings, Unknown
 from services.payment.views import PAYMENT_VIEW, PaymentStatus, PaymentView
+
+SEES = may("operator", "reader")
 
 
 class Settlement(Body):
@@ -55,6 +58,7 @@ def router(settings: PspSettings) -> APIRouter:
 
     @routes.get(
         "/payments/{payment_id}",
+        openapi_extra=SEES,
         tags=["payments"],
         summary="One payment",
         responses={404: {"description": "No such payment"}, 422: _PROBLEMS[422]},
@@ -62,7 +66,7 @@ def router(settings: PspSettings) -> APIRouter:
     async def read_payment(payment_id: Id, views: Views) -> PaymentView:
         return await views.get(PAYMENT_VIEW, payment_id)
 
-    @routes.get("/payments", tags=["payments"], summary="Payments", responses={422: _PROBLEMS[422]})
+    @routes.get("/payments", openapi_extra=SEES, tags=["payments"], summary="Payments", responses={422: _PROBLEMS[422]})
     async def list_payments(
         views: Views,
         status: PaymentStatus | None = None,
@@ -74,19 +78,23 @@ def router(settings: PspSettings) -> APIRouter:
 
     @routes.post(
         "/payments/{payment_id}/settlements",
+        openapi_extra=may("operator"),
         tags=["payments"],
         summary="Settle by hand a call whose outcome is unknown",
         status_code=201,
         responses={200: {"model": Receipt, "description": "Already done"}, **_PROBLEMS},
     )
-    async def settle(payment_id: Id, body: Settlement, commands: Commands, response: Response) -> Receipt:
-        command = SettlePayment(payment_id, body.idempotency_key, body.answer, body.by, body.reason)
+    async def settle(
+        payment_id: Id, body: Settlement, said_by: SaidBy, commands: Commands, response: Response
+    ) -> Receipt:
+        command = SettlePayment(payment_id, body.idempotency_key, body.answer, said_by(body.by), body.reason)
         receipt = await commands.handle(command)
         response.status_code = 201 if receipt.events else 200
         return receipt
 
     @routes.post(
         "/callbacks/psp",
+        openapi_extra=SIGNED,
         tags=["callbacks"],
         summary="What the PSP tells unasked, signed as Standard Webhooks",
         responses={

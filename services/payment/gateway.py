@@ -64,7 +64,7 @@ class PaymentGateway(Protocol):
 
 
 class PspSettings(DoorSettings):
-    """A 402 under a code that is not listed is Unknown, not a decline: an operator settles it, or lists it."""
+    """How the PSP is called, and how its declines are told."""
 
     decline_codes: frozenset[str] = frozenset(
         {
@@ -76,6 +76,7 @@ class PspSettings(DoorSettings):
             "issuer_unavailable",
         }
     )
+    """A 402 under a code that is not in it is unknown, not a decline: an operator settles it, or lists it."""
 
 
 PspId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,119}$")]

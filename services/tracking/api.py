@@ -12,12 +12,15 @@ from libs.events.base import Id
 from libs.events.channel import order_id_of
 from libs.events.order import HoldType
 from libs.runtime.api import Page, Views
+from libs.runtime.scope import may
 from services.tracking.views.exception import OPEN_EXCEPTIONS, OpenException
 from services.tracking.views.model import OrderStatus, OrderTracking
 from services.tracking.views.order import ORDER_TRACKING
 from services.tracking.views.timeline import TimelineEntry, timeline
 
 router = APIRouter(tags=["tracking"])
+
+SEES = may("channel", "operator", "reader")
 
 
 def _iso_day(text: object) -> object:
@@ -33,13 +36,14 @@ MALFORMED: dict[int | str, dict[str, Any]] = {422: {"description": "A malformed 
 UNHEARD_OF = MALFORMED | {404: {"description": "`not_found`: nothing has been heard of this order (problem+json)"}}
 
 
-@router.get("/orders/{order_id}", summary="Where an order is", responses=UNHEARD_OF)
+@router.get("/orders/{order_id}", openapi_extra=SEES, summary="Where an order is", responses=UNHEARD_OF)
 async def read_order(order_id: Id, views: Views) -> OrderTracking:
     return await views.get(ORDER_TRACKING, order_id)
 
 
 @router.get(
     "/orders/by-reference/{channel}/{external_order_id}",
+    openapi_extra=SEES,
     summary="Where an order is, by the channel's own id",
     responses=UNHEARD_OF,
 )
@@ -47,7 +51,7 @@ async def read_order_by_reference(channel: Id, external_order_id: Id, views: Vie
     return await views.get(ORDER_TRACKING, order_id_of(channel, external_order_id))
 
 
-@router.get("/orders", summary="Orders by status, channel, day or reference", responses=MALFORMED)
+@router.get("/orders", openapi_extra=SEES, summary="Orders by status, channel, day or reference", responses=MALFORMED)
 async def list_orders(
     views: Views,
     status: OrderStatus | None = None,
@@ -59,12 +63,22 @@ async def list_orders(
     return await views.page(ORDER_TRACKING, where)
 
 
-@router.get("/orders/{order_id}/timeline", summary="Everything that happened to an order", responses=UNHEARD_OF)
+@router.get(
+    "/orders/{order_id}/timeline",
+    openapi_extra=SEES,
+    summary="Everything that happened to an order",
+    responses=UNHEARD_OF,
+)
 async def read_timeline(order_id: Id, views: Views) -> list[TimelineEntry]:
     return timeline(await views.story(ORDER_TRACKING, order_id))
 
 
-@router.get("/exceptions", summary="Orders that someone must look at", responses=MALFORMED)
+@router.get(
+    "/exceptions",
+    openapi_extra=may("operator", "reader"),
+    summary="Orders that someone must look at",
+    responses=MALFORMED,
+)
 async def list_exceptions(views: Views, type: HoldType | Literal["STUCK"] | None = None) -> Page[OpenException]:
     return await views.page(OPEN_EXCEPTIONS, _given(type=type))
 

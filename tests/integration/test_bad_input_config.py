@@ -339,6 +339,16 @@ SETTINGS: dict[str, tuple[Callable[[Place], Mapping[str, str | None]], str]] = {
     "secret file absent": (secret_file(None), "OMS_CALLBACK_SECRET_FILE cannot be read"),
     "secret file empty": (secret_file(""), "holds no whsec_"),
     "secret of another kind": (secret_file("c2VjcmV0"), "holds no whsec_"),
+    "HTTP for everybody without keys": (lambda _place: {"OMS_HTTP_HOST": "0.0.0.0"}, "OMS_ALLOW_UNSAFE=no_api_keys"),
+    "keys file absent": (lambda _place: {"OMS_API_KEYS_FILE": "/absent"}, "OMS_API_KEYS_FILE cannot be used"),
+    "Kafka in the clear": (
+        lambda _place: {"OMS_KAFKA_BOOTSTRAP": "kafka.example:9092"},
+        "OMS_ALLOW_UNSAFE=plaintext_kafka",
+    ),
+    "a database beyond this machine": (
+        lambda _place: {"OMS_POSTGRES_DSN": "postgresql://app:wr0ng@db.example/x"},
+        "OMS_ALLOW_UNSAFE=unverified_postgres",
+    ),
     "unknown allowance": (lambda _place: {"OMS_ALLOW_UNSAFE": "everything"}, "ALLOW_UNSAFE"),
     "number out of range": (lambda _place: {"OMS_BATCH_RECORDS": "0"}, "BATCH_RECORDS"),
     "a timer that is none": (lambda _place: {"OMS_ORDER_REMORSE": "soon"}, "REMORSE"),

@@ -9,13 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from libs.events.topics import ORDER_EVENTS
+from libs.runtime.configuration import check_links, check_settings
+from libs.runtime.keys import new_key, write_keys
+from libs.runtime.link import owner_dsn, postgres_link
 from libs.runtime.preflight import (
     Finding,
     PostgresFacts,
     Refused,
     TopicFacts,
     check_postgres,
-    check_settings,
     check_topics,
     unsafe,
 )
@@ -106,7 +108,7 @@ def test_settings_without_database_or_secret_are_found(tmp_path: Path) -> None:
     good.write_text("whsec_c2VjcmV0\n")
     other.write_text("c2VjcmV0")
     for file, names in ((good, []), (None, ["missing_secret"]), (other, [None]), (tmp_path / "absent", [None])):
-        found = check_settings(Settings(postgres_dsn="postgresql://x", callback_secret_file=file))
+        found = check_settings(Settings(postgres_dsn="postgresql://localhost/x", callback_secret_file=file))
         assert [finding.name for finding in found] == names
         assert "c2VjcmV0" not in "".join(map(str, found))
     assert [finding.name for finding in check_settings(Settings(callback_secret_file=good))] == [None]
@@ -120,3 +122,80 @@ def test_allowances_are_names_with_commas_between(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(os.environ, "OMS_ALLOW_UNSAFE", "everything")
     with pytest.raises(ValidationError, match="clock_skew"):
         Settings()
+
+
+KAFKA = {"kafka_bootstrap": "kafka-0.example:9093,127.0.0.1:9092"}
+LOGIN = {"kafka_security_protocol": "SASL_SSL", "kafka_sasl_username": "oms-order"}
+LINKS: list[tuple[dict[str, Any], list[Unsafe | None]]] = [
+    ({}, []),
+    ({"kafka_bootstrap": "[::1]:9092,localhost:9092"}, []),
+    (KAFKA, ["plaintext_kafka"]),
+    (KAFKA | {"kafka_security_protocol": "SSL"}, ["anonymous_kafka"]),
+    (KAFKA | LOGIN, [None]),
+    (KAFKA | LOGIN | {"kafka_sasl_password_file": "secret"}, []),
+    (KAFKA | LOGIN | {"kafka_sasl_password_file": "absent"}, [None]),
+    (KAFKA | LOGIN | {"kafka_sasl_password_file": "empty"}, [None]),
+    (KAFKA | LOGIN | {"kafka_sasl_password_file": "secret", "kafka_ca_file": "secret"}, [None]),
+    (KAFKA | LOGIN | {"kafka_sasl_password_file": "secret", "kafka_security_protocol": "SASL_PLAINTEXT"},
+     ["plaintext_kafka"]),
+    ({"postgres_dsn": "postgresql://app:secret@localhost/x"}, []),
+    ({"postgres_dsn": "postgresql://app@/x?host=/run/postgresql"}, []),
+    ({"postgres_dsn": "postgresql://app@db.example/x"}, ["unverified_postgres"]),
+    ({"postgres_dsn": "postgresql://app@localhost,db.example:5433/x?sslmode=require"}, ["unverified_postgres"]),
+    ({"postgres_dsn": "postgresql://app@db.example/x?sslmode=verify-full&sslrootcert=/ca"}, []),
+    ({"postgres_dsn": "postgresql://app:hunter2@db.example/x"}, ["unverified_postgres", "password_in_dsn"]),
+    ({"postgres_owner_dsn": "postgresql://owner:hunter2@db.example/x"}, ["unverified_postgres", "password_in_dsn"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "names"), LINKS)
+def test_link_that_others_can_hear_or_that_cannot_come_up_is_found(
+    fields: dict[str, Any], names: list[Unsafe | None], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("hunter2\n")
+    (tmp_path / "empty").write_text("\n")
+    placed = {name: tmp_path / value if name.endswith("_file") else value for name, value in fields.items()}
+    found = check_links(Settings(**placed))
+    assert [finding.name for finding in found] == names
+    assert "hunter2" not in "".join(map(str, found))
+
+
+def test_authority_of_the_database_makes_every_connection_verified_whatever_the_dsn_says(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p@ss/word\n")
+    settings = Settings(
+        postgres_dsn="postgresql://app@db.example/x?sslmode=disable",
+        postgres_password_file=tmp_path / "password",
+        postgres_owner_dsn="postgresql://owner@db.example:5433/x",
+        postgres_owner_password_file=tmp_path / "password",
+        postgres_ca_file=Path("/ca.pem"),
+    )
+    link = postgres_link(settings)
+    assert link["dsn"] == "postgresql://app@db.example/x?sslmode=verify-full&sslrootcert=%2Fca.pem"
+    assert link["password"]() == "p@ss/word"
+    (tmp_path / "password").write_text("rotated")
+    assert link["password"]() == "rotated"
+    assert owner_dsn(settings).startswith("postgresql://owner:rotated@db.example:5433/x?sslmode=verify-full")
+
+
+def test_http_beyond_this_machine_needs_keys(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("whsec_c2VjcmV0")
+    write_keys(tmp_path / "keys", [new_key("web-eu", ["channel"])[0]])
+    for host, file, names in (
+        ("127.0.0.1", None, []),
+        ("::1", None, []),
+        ("0.0.0.0", None, ["no_api_keys"]),
+        ("::", None, ["no_api_keys"]),
+        ("10.0.0.7", tmp_path / "keys", []),
+        ("0.0.0.0", tmp_path / "absent", [None]),
+        ("127.0.0.1", tmp_path / "secret", [None]),
+    ):
+        found = check_settings(
+            Settings(
+                postgres_dsn="postgresql://localhost/x",
+                callback_secret_file=tmp_path / "secret",
+                http_host=host,
+                api_keys_file=file,
+            )
+        )
+        assert [finding.name for finding in found] == names, (host, file)
+        assert "c2VjcmV0" not in "".join(map(str, found))

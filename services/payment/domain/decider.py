@@ -29,13 +29,16 @@ from services.payment.domain.payment import PAYMENT, Payment
 
 
 class PaymentTerms(BaseModel):
-    """`authorization_ttl` is assumed where no PSP said one; the first look-up's wait doubles up to the longest."""
+    """How long an authorisation is good for, and how a lost call is looked up."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     authorization_ttl: timedelta = timedelta(days=7)
+    """Assumed where the PSP says none."""
     first_look_up: timedelta = timedelta(seconds=1)
+    """The wait before an unknown outcome is looked up at the PSP; it doubles each time."""
     longest_look_up: timedelta = timedelta(minutes=5)
+    """The longest wait between two look-ups."""
 
 
 def decider(terms: PaymentTerms) -> Decider[Command]:
