@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def test_commands_are_those_of_the_image() -> None:
 
 
 def test_the_image_is_built_once_and_never_asked_for_elsewhere() -> None:
-    assert {image(name) for name in OURS} == {"orderloom:dev"}
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert {image(name) for name in OURS} == {f"orderloom:{version}"}
     assert [name for name in OURS if "build" in CONTAINERS[name]] == ["topics"]
     assert {CONTAINERS[name]["pull_policy"] for name in OURS - {"topics"}} == {"never"}
 
