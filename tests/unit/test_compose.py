@@ -143,7 +143,7 @@ def test_process_would_start_with_its_variables_and_secrets(name: str, settings:
     assert unsafe(findings, read.allow_unsafe) == []
     # and nothing is allowed that need not be; one broker cannot be seen from here
     assert {finding.name for finding in findings} | {"single_replica"} == read.allow_unsafe
-    assert read.postgres_dsn == f"postgresql://oms_{service}_app@postgres:5432/oms_{service}"
+    assert read.postgres_dsn == f"postgresql://oms_{service}_app@postgres:5432/oms_{service}?sslmode=disable"
     assert read.kafka_bootstrap in CONTAINERS["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     assert str(read.http_port) in CONTAINERS[name]["healthcheck"]["test"][-1]
     ports = [port.split(":")[2] for port in CONTAINERS[name].get("ports", [])]
@@ -156,7 +156,9 @@ def test_migration_would_start_as_the_owner(name: str, settings: Any) -> None:
     service, read = MIGRATIONS[name], settings(name, Settings)
     assert unsafe(check_links(read), read.allow_unsafe) == []
     dsns = {"app": read.postgres_dsn, "owner": read.postgres_owner_dsn, "read": read.postgres_read_dsn}
-    assert dsns == {role: f"postgresql://oms_{service}_{role}@postgres:5432/oms_{service}" for role in dsns}
+    assert dsns == {
+        role: f"postgresql://oms_{service}_{role}@postgres:5432/oms_{service}?sslmode=disable" for role in dsns
+    }
 
 
 def test_gateways_lead_to_the_simulators() -> None:
