@@ -285,13 +285,28 @@ def test_prometheus_scrapes_every_process_and_finds_its_files() -> None:
         target for job in scraped["scrape_configs"] for one in job["static_configs"] for target in one["targets"]
     ]
     assert sorted(targets) == sorted(f"{name}:{environment(name)['OMS_HTTP_PORT']}" for name in PROCESSES)
-    mounts = [volume.split(":") for volume in CONTAINERS["prometheus"]["volumes"]]
-    inside = {place for _, place, *_ in mounts}
-    assert {str(Path(pattern).parent) for pattern in scraped["rule_files"]} <= inside
+    places = {inside: ROOT / source for source, inside, *_ in _mounts("prometheus")}
+    patterns = [Path(pattern) for pattern in scraped["rule_files"]]
+    read = {file for pattern in patterns for file in places[str(pattern.parent)].glob(pattern.name)}
+    assert read == {file for file in (ROOT / "deploy/prometheus/rules").iterdir() if file.suffix in (".yaml", ".yml")}
+
+
+def test_grafana_finds_its_dashboards_and_whom_it_asks() -> None:
+    places = {inside for _, inside, *_ in _mounts("grafana")}
+    for file in (ROOT / "deploy/grafana/provisioning").glob("*/*.yaml"):
+        provided = yaml.safe_load(file.read_text())
+        assert {one["options"]["path"] for one in provided.get("providers", [])} <= places
+        for source in provided.get("datasources", []):
+            host, port = source["url"].removeprefix("http://").split(":")
+            assert f"127.0.0.1:{port}:{port}" in CONTAINERS[host]["ports"]
+
+
+def _mounts(name: str) -> list[list[str]]:
+    return [volume.split(":") for volume in CONTAINERS[name].get("volumes", [])]
 
 
 def test_what_is_mounted_is_there() -> None:
-    mounts = [volume.split(":") for container in CONTAINERS.values() for volume in container.get("volumes", [])]
+    mounts = [mount for name in CONTAINERS for mount in _mounts(name)]
     bound = [mount for mount in mounts if mount[0].startswith(".")]
     assert bound
     for source, *_, mode in bound:
