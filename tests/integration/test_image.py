@@ -71,6 +71,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     # The Python that runs the tests stands for the base image's: its pip, and nothing else of it, takes part.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = build.variables({**os.environ, "PATH": path})
+    del env["PIP_NO_CACHE_DIR"]  # whoever tests has fetched most of it before
     folder = image.root
     for step in build.steps:
         match step.word:
