@@ -21,6 +21,7 @@ from oms.cluster.settings import ClusterSettings
 from oms.cluster.state import StateDirectory
 from oms.demo.day import NoData
 from oms.demo.run import Options, run
+from oms.operate import prepare
 from oms.operate import republish as again
 from oms.operate import verify as verifying
 from oms.operate.doctor import access, doctor
@@ -221,6 +222,10 @@ def verify(
         console.print("[green]All is sound.[/]" if told["sound"] else "[red]Not all is sound.[/]")
     if not told["sound"]:
         raise typer.Exit(1)
+
+
+app.command()(prepare.topics)
+app.command()(prepare.databases)
 
 
 def _step(words: str) -> None:

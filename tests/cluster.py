@@ -1,7 +1,7 @@
 """The clusters that tests start.
 
 Local by default: Kafka and PostgreSQL as processes of this machine. Where a Docker engine answers,
-`OMS_TEST_CLUSTER=docker` takes containers instead; everything else is the same.
+`OMS_TEST_CLUSTER=docker` takes containers instead, as docker-compose.yml sets them up; everything else is the same.
 """
 
 import os
@@ -16,6 +16,7 @@ from oms.cluster.cluster import LocalCluster
 from oms.cluster.settings import ClusterSettings
 from oms.cluster.startup import ClusterSpec
 from oms.cluster.state import temporary_folder
+from tests.compose import CONTAINERS, environment, image
 
 QUICK = {
     "SIM_PICK_MS": "50",
@@ -37,24 +38,20 @@ def docker_servers() -> Iterator[dict[str, object]]:
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]  # inside and outside the same: clients are sent to the advertised one
+    listeners = {
+        "KAFKA_LISTENERS": f"PLAINTEXT://:{port},CONTROLLER://:9093",
+        "KAFKA_ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
+        "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@127.0.0.1:9093",
+    }
     kafka = (
-        DockerContainer("apache/kafka:4.4.0")
+        DockerContainer(image("kafka"))
         .with_bind_ports(port, port)
-        .with_env("KAFKA_NODE_ID", "1")
-        .with_env("KAFKA_PROCESS_ROLES", "broker,controller")
-        .with_env("KAFKA_LISTENERS", f"PLAINTEXT://:{port},CONTROLLER://:9093")
-        .with_env("KAFKA_ADVERTISED_LISTENERS", f"PLAINTEXT://127.0.0.1:{port}")
-        .with_env("KAFKA_CONTROLLER_LISTENER_NAMES", "CONTROLLER")
-        .with_env("KAFKA_LISTENER_SECURITY_PROTOCOL_MAP", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT")
-        .with_env("KAFKA_CONTROLLER_QUORUM_VOTERS", "1@127.0.0.1:9093")
-        .with_env("KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "1")
-        .with_env("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
-        .with_env("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
-        .with_env("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
-        .with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+        .with_envs(**environment("kafka") | listeners)
         .waiting_for(LogMessageWaitStrategy("Kafka Server started"))
     )
-    with kafka, PostgresContainer("postgres:18", username="postgres") as postgres:
+    server = PostgresContainer(image("postgres"), username="postgres").with_command(CONTAINERS["postgres"]["command"])
+    with kafka, server as postgres:
         yield {
             "kafka_bootstrap": f"127.0.0.1:{port}",
             "postgres_host": postgres.get_container_host_ip(),

@@ -1,6 +1,7 @@
-"""Places docs/examples/order.json as a new order on the running local cluster and follows it to its end.
+"""Places docs/examples/order.json as a new order on a running system and follows it to its end.
 
-Run it while `make up` is up: .venv/bin/python docs/examples/place_order.py
+While `make up` is up:   .venv/bin/python docs/examples/place_order.py
+Elsewhere, as Compose:   … 127.0.0.1:29092 inventory=http://127.0.0.1:8082 tracking=http://127.0.0.1:8085
 """
 
 import asyncio
@@ -17,7 +18,10 @@ from aiokafka import AIOKafkaProducer
 ENDED = {"COMPLETED", "CANCELLED", "REJECTED"}
 
 
-def addresses() -> tuple[str, dict[str, str]]:
+def addresses(named: list[str]) -> tuple[str, dict[str, str]]:
+    """Of Kafka and of services: as named, or those of the local cluster."""
+    if named:
+        return named[0], dict(one.split("=", 1) for one in named[1:])
     said = subprocess.run([sys.executable, "-m", "oms.cli", "status", "--json"], capture_output=True, check=True)
     status = json.loads(said.stdout)
     return status["kafka"]["address"], {name: service["address"] for name, service in status["services"].items()}
@@ -58,4 +62,4 @@ async def main(bootstrap: str, urls: dict[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if asyncio.run(main(*addresses())) == "COMPLETED" else 1)
+    sys.exit(0 if asyncio.run(main(*addresses(sys.argv[1:]))) == "COMPLETED" else 1)

@@ -9,6 +9,7 @@ import asyncpg
 
 from oms.cluster.postgres import roles_of
 from oms.cluster.process import ClusterError
+from oms.cluster.settings import ClusterSettings
 
 # A statement that runs long, waits for a lock, or a forgotten transaction must fail before it stops the whole service;
 # what a client that has gone away still holds is let go. Migrations run as the owner, who has no limits.
@@ -37,6 +38,18 @@ class PostgresAddress:
         user, password = (user, password or "") if user else (self.user, self.password)
         login = f"{quote(user, safe='')}:{quote(password, safe='')}" if password else quote(user, safe="")
         return f"postgresql://{login}@{self.host}:{self.port}/{database}?sslmode={self.sslmode}"
+
+
+def outside(settings: ClusterSettings, host: str) -> PostgresAddress:
+    """A server that is not ours to start, as its administrator sees it."""
+    return PostgresAddress(
+        host=host,
+        port=settings.postgres_port,
+        user=settings.postgres_user,
+        password=settings.admin_password(),
+        sslmode=settings.postgres_sslmode,
+        external=True,
+    )
 
 
 async def wait_ready(dsn: str, check: Callable[[], None], seconds: float = 30.0) -> None:
@@ -72,8 +85,7 @@ async def provision(address: PostgresAddress, services: Iterable[str], passwords
         await admin.close()
 
 
-# Names are built from the services' own, passwords from hexadecimal digits: neither needs quoting, and roles cannot be
-# parameters of a statement.
+# Names are built from the services' own and need no quoting; roles and passwords cannot be parameters of a statement.
 
 
 async def _make_roles(
@@ -82,7 +94,8 @@ async def _make_roles(
     for role in roles_of(service):
         known = await admin.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
         verb = "ALTER" if known else "CREATE"
-        await admin.execute(f"{verb} ROLE {role} LOGIN PASSWORD '{passwords[role]}'")
+        password = await admin.fetchval("SELECT quote_literal($1::text)", passwords[role])
+        await admin.execute(f"{verb} ROLE {role} LOGIN PASSWORD {password}")
         for name, value in LIMITS.get(role.rpartition("_")[2], {}).items():
             await admin.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
     if not superuser:  # giving a database to a role takes membership in it

@@ -191,8 +191,11 @@ async def knock(bootstrap: str) -> None:
 
 async def create_topics(
     bootstrap: str, topics: Iterable[TopicSpec], seconds: float = 30.0, *, link: Mapping[str, Any] | None = None
-) -> None:
-    """Create the topics that do not exist yet, waiting while the broker is still being let in by its controller."""
+) -> list[str]:
+    """Create the topics that do not exist yet, waiting while the broker is still being let in by its controller.
+
+    Returns their names.
+    """
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
     from aiokafka.errors import for_code
 
@@ -213,6 +216,7 @@ async def create_topics(
             for topic in topics
             if topic.name not in existing
         }
+        made = list(missing)
         while missing:
             response = await admin.create_topics(list(missing.values()), timeout_ms=10000)
             problems: dict[str, str] = {}
@@ -226,6 +230,7 @@ async def create_topics(
                 raise ClusterError(f"Kafka refuses to create topics: {problems}")
             if missing:
                 await asyncio.sleep(0.2)
+        return made
     finally:
         await admin.close()
 

@@ -19,7 +19,7 @@ def default_cache_dir() -> Path:
 
 
 class ClusterSettings(BaseSettings):
-    """Of `oms up`, `oms demo` and the other commands that look at the local cluster."""
+    """Of `oms up`, `oms demo` and the other commands that look at the local cluster, and of `oms databases`."""
 
     model_config = SettingsConfigDict(
         env_prefix="OMS_", extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
@@ -44,8 +44,15 @@ class ClusterSettings(BaseSettings):
     postgres_user: str = "postgres"
     """A role there that may make databases and roles."""
     postgres_password: SecretStr = SecretStr("")
-    """Its password. For a laptop: services themselves take theirs from files."""
+    """Its password. For a laptop: better in a file."""
+    postgres_password_file: Path | None = None
+    """A file with that password. Also what `oms databases` takes."""
     postgres_sslmode: str = "prefer"
     """How it is connected to, as in a DSN."""
     seed: int = 1
     """The simulators' chances: the same seed, the same faults."""
+
+    def admin_password(self) -> str:
+        """Of `postgres_user`. Raises OSError when its file cannot be read."""
+        file = self.postgres_password_file
+        return file.read_text().strip() if file else self.postgres_password.get_secret_value()

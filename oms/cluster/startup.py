@@ -104,14 +104,7 @@ class Startup:
         roles = [role for service in self.spec.databases for role in postgres.roles_of(service)]
         passwords = self.directory.passwords([postgres.SUPERUSER, *roles])
         if settings.postgres_host:
-            address = PostgresAddress(
-                host=settings.postgres_host,
-                port=settings.postgres_port,
-                user=settings.postgres_user,
-                password=settings.postgres_password.get_secret_value(),
-                sslmode=settings.postgres_sslmode,
-                external=True,
-            )
+            address = databases.outside(settings, settings.postgres_host)
         else:
             address = PostgresAddress(
                 host="127.0.0.1",

@@ -31,8 +31,8 @@ def example() -> Any:
 
 
 async def test_example_order_walks_to_its_end(system: LocalCluster) -> None:
-    urls = {name: system.url(name) for name in SERVICES}
-    assert await example().main(system.kafka_bootstrap, urls) == "COMPLETED"
+    named = example().addresses([system.kafka_bootstrap, *(f"{name}={system.url(name)}" for name in SERVICES)])
+    assert await example().main(*named) == "COMPLETED"
 
 
 async def test_five_lines_of_the_readme_place_an_order(system: LocalCluster, tmp_path: Path) -> None:
