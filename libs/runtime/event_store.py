@@ -535,8 +535,8 @@ class PostgresStorage:
         return {name: max(value, 0) for name, value in figures.items()}
 
     async def count_rows(self, view: str, column: str) -> Mapping[str, int]:
-        rows = await self._fetch(f"SELECT {column} AS value, count(*) AS rows FROM view_{view} GROUP BY {column}")
-        return {row["value"] or "": row["rows"] for row in rows}
+        rows = await self._fetch(f"SELECT {column} AS value, count(*) AS number FROM view_{view} GROUP BY {column}")
+        return {row["value"] or "": row["number"] for row in rows}
 
     async def _fetch(self, statement: str, *arguments: Any) -> Any:
         async with self._connection() as connection:

@@ -423,7 +423,7 @@ class Handler:
     def _after_commit(self, batch: Batch) -> None:
         failpoint("handler.after_commit")
         batch.remember()
-        if batch.recorded:
+        if batch.recorded and self.service.decider is not None:
             telemetry.appended(batch.recorded)
             self.committed.set()
         if batch.effects_added:

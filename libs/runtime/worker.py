@@ -14,6 +14,7 @@ import asyncpg
 import structlog
 import uvicorn
 
+from libs.events.codec import EVENT_CLASSES
 from libs.events.topics import TOPICS
 from libs.runtime import preflight, telemetry
 from libs.runtime.api import Ports
@@ -203,6 +204,7 @@ class Process:
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())
             committing = group.create_task(commit.run()) if commit else None
+            telemetry.expect(cls for name, cls in EVENT_CLASSES.items() if name.startswith(f"oms.{service.name}."))
             vitals = Vitals(service, storage, lambda: self._consumer)
             watching = [vitals.show_figures(self._stop), vitals.measure_loop(self._stop)]
             loops = [group.create_task(loop) for loop in [*self._loops(handler, storage, commit), *watching]]

@@ -352,7 +352,7 @@ class MemoryStorage:
             "effects_open": len(self.tables.effects),
             "effects_due": sum(effect.due_at <= now for effect in self.tables.effects.values()),
             "wakes_due": len(await self.due_streams(1 << 30)),
-            "parked_oldest_age_seconds": 0.0,
+            "parked_oldest_age_seconds": _late(now, self.tables.parked_at.values()),
             "effects_late_seconds": _late(now, (effect.due_at for effect in self.tables.effects.values())),
             "wakes_late_seconds": _late(now, (due_at for _, due_at in self.tables.heads.values() if due_at)),
         }
