@@ -82,7 +82,7 @@ COUNTERS: Mapping[CounterName, Instrument] = {
         labels={"code": "codes of CommandRejected in the service's domain"},
     ),
     "oms.events.appended": Instrument(
-        meaning="A service's own events, by type and, where the class names one, by the field that tells outcomes apart",
+        meaning="A service's own events, by type and, where the class names one, by the field that tells outcomes",
         labels={"type": "event types (docs/events.md)", "reason": "values of the field `counted_by` of the class"},
     ),
     "oms.events.published": Instrument(meaning="Events that Kafka has acknowledged"),

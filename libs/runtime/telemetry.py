@@ -77,8 +77,8 @@ def _read(name: GaugeName, _options: object) -> Iterator[Observation]:
 def appended(events: Sequence[Recorded[Any]]) -> None:
     """Counts events that were stored, and tells of each at log level DEBUG."""
     tally = Tally((item.event_type, _outcome(item.event)) for item in events)
-    for (event_type, reason), number in tally.items():
-        count("oms.events.appended", number, type=event_type, reason=reason)
+    for (name, reason), number in tally.items():
+        count("oms.events.appended", number, type=name, reason=reason)
     log = get_logger()
     for item in events:
         log.debug(
