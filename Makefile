@@ -56,7 +56,7 @@ format: .venv/dev.stamp ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-golden: .venv/dev.stamp ## write schemas, examples and docs/events.md from the event classes
+golden: .venv/dev.stamp ## write schemas, examples, docs/events.md and the table of metrics from the code
 	@$(BIN)/python -m libs.testing.golden
 
 lock: ## resolve the three locks anew from pyproject.toml (needs uv)
