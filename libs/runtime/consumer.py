@@ -39,6 +39,8 @@ _BROKER_AWAY = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError)
 _COMMIT_EVERY_SECONDS = 2.0
 _LOOK_EVERY_SECONDS = 1.0
 _REFUSALS = 20
+_AS_USUAL = {"processed", "skipped"}
+"""Outcomes of records of which metrics tell enough: a line for every small batch would be gigabytes a day."""
 _STUCK_SECONDS = 10.0
 
 
@@ -124,7 +126,8 @@ class Consumer:
         self._lag.handled(record for record in records if record.partition in handled.positions)
         telemetry.observe("oms.batch.size", len(records), source="records")
         telemetry.observe("oms.batch.duration", seconds, source="records")
-        log.info(
+        quiet = not handled.refused and not handled.halted and handled.counts.keys() <= _AS_USUAL
+        (log.debug if quiet else log.info)(
             "batch.handled",
             records=len(records),
             duration_ms=round(seconds * 1000, 1),

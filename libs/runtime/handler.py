@@ -204,9 +204,8 @@ class Handler:
                 partition = item.record.partition
                 outcome = outcomes[id(item)] if verdict == "accepted" else verdict.partition(":")[0]
                 handled.counts[outcome] += 1
-                log.debug(
-                    "record.handled", outcome=outcome, stream_id=item.stream_id, stream_version=item.stream_version
-                )
+                if telemetry.at_debug:
+                    telemetry.handled(item.cause, item.stream_id, item.stream_version, outcome)
                 changes.positions[partition] = item.record.offset + 1
                 counts = changes.counts.setdefault(partition, {})
                 counts[outcome] = counts.get(outcome, 0) + 1

@@ -21,12 +21,16 @@ class Lag:
 
     def handled(self, records: Iterable[Record]) -> None:
         """To be told of every record, in order, when its batch has committed."""
-        oldest: dict[str, float] = {}
+        first: dict[Partition, Record] = {}
+        last: dict[Partition, Record] = {}
         for record in records:
+            first.setdefault(record.partition, record)
+            last[record.partition] = record
+        oldest: dict[str, float] = {}
+        for partition, record in first.items():
             at = record.timestamp.timestamp()
-            partition = record.partition
-            self._since[partition] = max(at, self._since.get(partition, 0.0))
             oldest[partition.topic] = min(at, oldest.get(partition.topic, at))
+            self._since[partition] = max(last[partition].timestamp.timestamp(), self._since.get(partition, 0.0))
         now = time.time()
         for topic, at in oldest.items():
             telemetry.observe("oms.record.delay", max(now - at, 0.0), topic=topic)

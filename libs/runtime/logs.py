@@ -1,11 +1,13 @@
 """Log lines: JSON on stdout, our own and those of libraries, with no way in for what a request or an order says."""
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import asyncpg
+import orjson
 import structlog
 from opentelemetry import trace
 from pydantic import ValidationError
@@ -31,7 +33,8 @@ def configure(service: str, level: str) -> None:
     """Of libraries only warnings and worse: below that they may tell whole records."""
 
     def named(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {"service": service, **line}
+        line["service"] = service
+        return line
 
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -42,7 +45,7 @@ def configure(service: str, level: str) -> None:
         _without_values,
     ]
     structlog.configure(
-        processors=[*common, structlog.processors.JSONRenderer(default=str)],
+        processors=[*common, _rendered],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
@@ -51,12 +54,19 @@ def configure(service: str, level: str) -> None:
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *common],
-            processors=[ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer(default=str)],
+            processors=[ProcessorFormatter.remove_processors_meta, _rendered],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
+
+
+def _rendered(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> str:
+    try:
+        return orjson.dumps(line, default=str).decode()
+    except TypeError:  # half a surrogate, a number beyond 64 bits: slower, and it bears anything
+        return json.dumps(line, default=str)
 
 
 def _traced(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -23,6 +23,7 @@ from libs.events.base import Event
 from libs.events.codec import event_type
 from libs.events.envelope import Recorded
 from libs.runtime import logs
+from libs.runtime.identity import Cause
 from libs.runtime.instruments import COUNTERS, GAUGES, HISTOGRAMS, CounterName, GaugeName, HistogramName
 
 _propagator = TraceContextTextMapPropagator()
@@ -79,9 +80,8 @@ def appended(events: Sequence[Recorded[Any]]) -> None:
     tally = Tally((item.event_type, _outcome(item.event)) for item in events)
     for (name, reason), number in tally.items():
         count("oms.events.appended", number, type=name, reason=reason)
-    log = get_logger()
-    for item in events:
-        log.debug(
+    for item in events if at_debug else ():
+        get_logger().debug(
             "event.appended",
             event_id=item.event_id,
             event_type=item.event_type,
@@ -91,6 +91,12 @@ def appended(events: Sequence[Recorded[Any]]) -> None:
             causation_id=item.causation_id,
             trace_id=item.traceparent[3:35],
         )
+
+
+def handled(cause: Cause | None, stream_id: str, stream_version: int, outcome: str) -> None:
+    """Tells what became of one record, at log level DEBUG."""
+    ids = {"event_id": cause.causation_id, "correlation_id": cause.correlation_id} if cause else {}
+    get_logger().debug("record.handled", outcome=outcome, stream_id=stream_id, stream_version=stream_version, **ids)
 
 
 def expect(classes: Iterable[type[Event]]) -> None:
@@ -129,6 +135,9 @@ class _Unsampled:
     def __exit__(self, *_: object) -> None:
         return None
 
+
+at_debug = False
+"""Whether the log level is DEBUG: asking costs less than a line that is dropped."""
 
 _ratio = 1.0
 _NOT_SAMPLED = "02468ace"
@@ -183,8 +192,8 @@ def configure(service: str, *, log_level: str, trace_ratio: float, exporter: Spa
     )
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[reader]))
     _begin_at_nothing()
-    global _ratio
-    _ratio = trace_ratio
+    global _ratio, at_debug
+    _ratio, at_debug = trace_ratio, log_level.upper() == "DEBUG"
     provider = TracerProvider(resource=resource, sampler=ParentBased(ALWAYS_ON))  # where it begins, `span` has decided
     if exporter is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter))

@@ -282,6 +282,12 @@ def test_causes_of_an_exception_are_told_as_well(lines: io.StringIO) -> None:
     assert "Canary" not in lines.getvalue()
 
 
+def test_text_that_is_no_text_is_logged_all_the_same(lines: io.StringIO) -> None:
+    structlog.get_logger().error("record.parked", reason="half \ud800", offset=1 << 70)
+    line = json.loads(lines.getvalue())
+    assert (line["reason"], line["offset"]) == ("half \ud800", 1 << 70)
+
+
 def test_libraries_are_not_heard_below_warning(lines: io.StringIO) -> None:
     logging.getLogger("aiokafka").info("record %s", b"Anna Canary")
     structlog.get_logger().debug("event.appended", stream_id="order-1")
