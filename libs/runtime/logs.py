@@ -82,7 +82,8 @@ def _without_values(_logger: Any, _method: str, line: MutableMapping[str, Any]) 
     error = sys.exc_info()[1] if found is True else found[1] if isinstance(found, tuple) else found
     if not isinstance(error, BaseException):
         return line
-    line["exceptions"] = told = []
+    told: list[dict[str, Any]] = []
+    line["exceptions"] = told
     while error is not None and len(told) < _FRAMES:
         told.append({"what": words_of(error), "where": _frames(error)})
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
