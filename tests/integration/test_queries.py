@@ -28,6 +28,9 @@ EMPTY_IN_GOOD_TIMES = {
 }
 """Beside the alerts themselves. What they ask for exists all the same: that is checked of every query."""
 
+IDS: set[str] = set()
+"""Of the orders that the fixture places, and of what is in them."""
+
 METRIC = re.compile(r"\b((?:oms|http_server|process)_[a-z0-9_]+|oms:[a-z0-9_:]+|target_info|ALERTS)\b(?=[{\[\s)]|$)")
 MATCHER = re.compile(r'([a-z_]+)=~?"([^"$]*)"')
 
@@ -75,7 +78,7 @@ async def prometheus(system: LocalCluster, tmp_path_factory: pytest.TempPathFact
     targets = {name: system.url(name) for name in SERVICES}
     async with scraping(targets, tmp_path_factory.mktemp("prometheus")) as prometheus:
         async with outside(system, system.directory.callback_secret().read_text().strip()) as shop:
-            await _orders(shop)
+            IDS.update([order_id async for order_id in _orders(shop)], {shop.node, shop.channel})
 
         async def shown() -> bool:
             done = await prometheus.query('increase(oms:order_duration_seconds:p95_5m{until="completed"}[1m])')
@@ -86,7 +89,8 @@ async def prometheus(system: LocalCluster, tmp_path_factory: pytest.TempPathFact
         yield prometheus
 
 
-async def _orders(shop: Outside) -> None:
+async def _orders(shop: Outside) -> AsyncIterator[str]:
+    """The ids of everything that it makes."""
     for _ in range(2):  # the increase of a series is seen from its second value on
         sku = f"SKU-{uuid.uuid4().hex[:8]}"
         await shop.stock(sku, qty=10)
@@ -97,6 +101,8 @@ async def _orders(shop: Outside) -> None:
         assert answer.status_code == 201
         for order, status in ((done, "COMPLETED"), (short, "CANCELLED"), (again, "COMPLETED")):
             await shop.tracked(order.order_id, status)
+            yield order.order_id
+        yield sku
         refused = await shop.post("order", f"/orders/{done.order_id}/payment-method", {"token": "tok_visa"})
         assert refused.status_code == 409
 
@@ -144,8 +150,11 @@ async def test_every_metric_of_the_table_is_shown_and_used(prometheus: Prometheu
             assert {"service_name"} <= labels <= {"service_name", "le", *one.labels}, shown
 
 
-async def test_no_metric_has_many_series(prometheus: Prometheus) -> None:
+async def test_no_metric_has_many_series_or_an_id_in_them(prometheus: Prometheus) -> None:
     """Labels have few values: what grows with orders would grow for ever."""
+    for series in await prometheus.query('{__name__=~"oms_.*|http_.*"}'):
+        values = " ".join(series["metric"].values())
+        assert not [one for one in IDS if one in values], series["metric"]
     sizes = await prometheus.query('count by (service_name, __name__) ({__name__=~"oms_.*", __name__!~".*_bucket"})')
     for series in sizes:
         assert int(series["value"][1]) <= 60, series["metric"]
