@@ -56,7 +56,7 @@ format: .venv/dev.stamp ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-golden: .venv/dev.stamp ## write schemas, examples, docs/events.md and docs/settings.md from the classes
+golden: .venv/dev.stamp ## write schemas, examples, and the pages and tables that are made from the code
 	@$(BIN)/python -m libs.testing.golden
 	@$(BIN)/python -m oms.settings_page
 

@@ -71,11 +71,11 @@ def started(spec: ClusterSpec) -> Iterator[LocalCluster]:
 
 
 @contextmanager
-def quick_system() -> Iterator[LocalCluster]:
+def quick_system(**environment: str) -> Iterator[LocalCluster]:
     """Servers, five services and three simulators as processes, with quick simulators."""
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:  # what is started keeps it; the tests' own process does not
-            for name, value in QUICK.items():
+            for name, value in {**QUICK, **environment}.items():
                 patch.setenv(name, value)
             cluster = stack.enter_context(started(ClusterSpec()))
         yield cluster

@@ -8,6 +8,7 @@ import pytest
 
 from oms.cluster.cluster import INFRASTRUCTURE, LocalCluster
 from tests.cluster import quick_system, started
+from tests.collector import Collector, collecting
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +19,17 @@ def servers() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="session")
-def system() -> Iterator[LocalCluster]:
-    """The whole system as processes."""
-    with quick_system() as cluster:
+def collector() -> Iterator[Collector]:
+    """Where the spans of the whole system go."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def system(collector: Collector) -> Iterator[LocalCluster]:
+    """The whole system as processes. It logs all that it ever logs, so that a test can see that no person is in it."""
+    told = {"OMS_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200", "OMS_LOG_LEVEL": "DEBUG"}
+    with quick_system(**told) as cluster:
         yield cluster
 
 

@@ -40,10 +40,12 @@ class Event(Value):
     """A fact in the past tense, owned by one service, stored and published as the same bytes.
 
     `category` and `stream_field` name its stream; topic and Kafka key follow from the category (topics.py).
+    `counted_by` names a field of few values, where metrics are to tell outcomes of one type apart.
     """
 
     category: ClassVar[str]
     stream_field: ClassVar[str]
+    counted_by: ClassVar[str] = ""
     schema_version: ClassVar[int] = 1
 
     @property

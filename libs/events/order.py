@@ -177,6 +177,7 @@ class OrderCancellationStarted(OrderEvent):
 
 
 class OrderCancelled(OrderEvent):
+    counted_by: ClassVar[str] = "reason"
     reason: CancelReason
 
 
@@ -211,6 +212,7 @@ class RefundRequested(OrderEvent):
 class OrderHoldPlaced(OrderEvent):
     """Someone must look: `reason` says at what. A hold is not a status."""
 
+    counted_by: ClassVar[str] = "type"
     hold_id: str
     type: HoldType
     reason: str
@@ -224,6 +226,7 @@ class OrderHoldReleased(OrderEvent):
 class OrderStuckDetected(OrderEvent):
     """An answer is overdue; `waiting_for` names it."""
 
+    counted_by: ClassVar[str] = "waiting_for"
     waiting_for: Literal["STOCK", "PAYMENT", "FULFILLMENT"]
     since: datetime
 

@@ -109,6 +109,7 @@ class PaymentOutcomeUnknown(PaymentEvent):
     and may become unknown again: an operation has at most one outcome, but any number of these before it.
     """
 
+    counted_by: ClassVar[str] = "operation"
     operation: Operation
     idempotency_key: str
     amount: int = 0

@@ -110,6 +110,7 @@ class Batch:
     _folded_views: dict[tuple[str, str], FoldedView | None] = field(default_factory=dict)
     _names: dict[int, _Names] = field(default_factory=dict)
     _ids: dict[str, Iterator[str]] = field(default_factory=dict)
+    _durations: list[tuple[str, float]] = field(default_factory=list)
 
     def _named(self, command: Any) -> "_Names":
         """The streams that a command may write, and those that it only reads."""
@@ -189,6 +190,8 @@ class Batch:
                 self.view_cache.drop(place)
             else:
                 self.view_cache.put(place, folded)
+        for until, seconds in self._durations:
+            telemetry.observe("oms.order.duration", seconds, until=until)
 
     def version_of(self, stream_id: str) -> int:
         return self._streams[stream_id].version
@@ -201,7 +204,9 @@ class Batch:
         written = named.written
         states = States({s.stream_id: self._streams[s.stream_id].state for s in (*written, *named.read)})
         with (
-            telemetry.span(f"decide {type(command).__name__}", self._trace(cause, written)) as traceparent,
+            telemetry.span(
+                f"decide {type(command).__name__}", self._trace(cause, written), stream_id=written[0].stream_id
+            ) as traceparent,
             blamed_on_data(type(command).__name__),
         ):
             folded = {stream.stream_id: self._streams[stream.stream_id].state for stream in written}
@@ -323,6 +328,8 @@ class Batch:
         if after is not before:
             self._folded_views[projection.name, key] = after
             self._views.append(written_row(projection, key, after, existed=before is not None))
+            if after is not None:
+                self._durations += projection.durations(before.view if before else None, after.view).items()
 
     def changes(self) -> Changes:
         publish = self.service.decider is not None

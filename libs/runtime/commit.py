@@ -1,6 +1,7 @@
 """Group commit: callers that arrive while a commit is under way share the next one."""
 
 import asyncio
+import time
 
 from libs.runtime import telemetry
 from libs.runtime.errors import Unavailable
@@ -27,7 +28,10 @@ class GroupCommit:
             batch = [await self._waiting.get()]
             while len(batch) < self._limit and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
+            began = time.monotonic()
             answers = await self._decided([request for request, _ in batch])
+            telemetry.observe("oms.batch.size", len(batch), source="requests")
+            telemetry.observe("oms.batch.duration", time.monotonic() - began, source="requests")
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)

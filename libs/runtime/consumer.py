@@ -6,7 +6,7 @@ rebalances: aiokafka's listener is no barrier. What Kafka thinks the position is
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,7 @@ from libs.runtime.failpoint import failpoint
 from libs.runtime.handler import Handled, Handler
 from libs.runtime.intake import Record
 from libs.runtime.kafka import new_consumer
+from libs.runtime.lag import Lag
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Partition
 from libs.runtime.waiting import pause
@@ -38,6 +39,8 @@ _BROKER_AWAY = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError)
 _COMMIT_EVERY_SECONDS = 2.0
 _LOOK_EVERY_SECONDS = 1.0
 _REFUSALS = 20
+_AS_USUAL = {"processed", "skipped"}
+"""Outcomes of records of which metrics tell enough: a line for every small batch would be gigabytes a day."""
 _STUCK_SECONDS = 10.0
 
 
@@ -59,6 +62,7 @@ class Consumer:
         self._fetched_at = time.monotonic()
         self._suspicions = 0
         self._refusals: dict[Partition, tuple[int, int]] = {}
+        self._lag = Lag()
         self.halted: dict[Partition, str] = {}
         self.assigned = False
         self._maybe_healed = True  # a key may have healed just before the process before this one ended
@@ -112,12 +116,24 @@ class Consumer:
             handled = await self._handled(records, stop)
             if handled is not None:
                 self._follow_up(handled, records)
-                telemetry.observe("oms.batch.size", len(records), consumer=self._handler.consumer)
-                telemetry.observe("oms.batch.duration", time.monotonic() - began, consumer=self._handler.consumer)
+                self._tell(handled, records, time.monotonic() - began)
         await self._release_healed()
         await self._commit_for_lag_tools()
         await self._readmit()
         await self._watch()
+
+    def _tell(self, handled: Handled, records: Sequence[Record], seconds: float) -> None:
+        self._lag.handled(record for record in records if record.partition in handled.positions)
+        telemetry.observe("oms.batch.size", len(records), source="records")
+        telemetry.observe("oms.batch.duration", seconds, source="records")
+        quiet = not handled.refused and not handled.halted and handled.counts.keys() <= _AS_USUAL
+        (log.debug if quiet else log.info)(
+            "batch.handled",
+            records=len(records),
+            duration_ms=round(seconds * 1000, 1),
+            next_offsets={f"{partition.topic}/{partition.number}": at for partition, at in handled.positions.items()},
+            **handled.counts,
+        )
 
     async def _watch(self) -> None:
         """A consumer may be alive and get nothing, after a rebalance or a broker's restart: then the process ends."""
@@ -278,17 +294,25 @@ class Consumer:
 
     async def lag(self) -> dict[str, int]:
         """Records behind the end of the log, by topic, of this member's partitions; empty while Kafka is away."""
-        owned = {p: TopicPartition(p.topic, p.number) for p in self._positions}
-        if self._consumer is None or not owned:
-            return {}
-        try:
-            ends = await asyncio.wait_for(self._consumer.end_offsets(list(owned.values())), 2)
-        except (KafkaError, TimeoutError):
-            return {}
         lags: dict[str, int] = {}
-        for partition, tp in owned.items():
-            lags[partition.topic] = lags.get(partition.topic, 0) + ends[tp] - self._positions.get(partition, ends[tp])
+        for partition, records in (await self.behind() or {}).items():
+            lags[partition.topic] = lags.get(partition.topic, 0) + records
         return lags
+
+    async def behind(self) -> Mapping[Partition, int] | None:
+        """Records to the end of the log, of this member's partitions; None while Kafka is away."""
+        owned = {p: TopicPartition(p.topic, p.number) for p in self._positions}
+        if self._consumer is None:
+            return None
+        try:
+            ends = await asyncio.wait_for(self._consumer.end_offsets(list(owned.values())), 2) if owned else {}
+        except (KafkaError, TimeoutError):
+            return None
+        return {partition: ends[tp] - self._positions.get(partition, ends[tp]) for partition, tp in owned.items()}
+
+    def late(self, behind: Mapping[Partition, int]) -> Mapping[Partition, float]:
+        """How old the oldest record that is not handled yet is at most, in seconds."""
+        return self._lag.seconds(behind)
 
     async def _leave(self) -> None:
         assert self._consumer is not None

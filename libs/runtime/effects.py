@@ -1,6 +1,7 @@
 """Makes the calls to the outside that events intend, several at once, each under a lease and its idempotency key."""
 
 import asyncio
+import time
 
 import structlog
 
@@ -12,6 +13,7 @@ from libs.runtime.failpoint import failpoint
 from libs.runtime.handler import BROKEN, Request
 from libs.runtime.identity import Cause
 from libs.runtime.intake import recorded_of
+from libs.runtime.logs import words_of
 from libs.runtime.service import Effects
 from libs.runtime.settings import Settings
 from libs.runtime.storage import DueEffect, Storage
@@ -66,7 +68,7 @@ class EffectWorker:
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            telemetry.alarm("effect_failed", reason=f"{type(error).__name__}: {error}")
+            telemetry.alarm("effect_failed", reason=words_of(error))
 
     async def _when_free(self, due: DueEffect, stop: asyncio.Event) -> None:
         async with self._calls:
@@ -79,13 +81,16 @@ class EffectWorker:
         intent = recorded_of(due.intent)
         assert intent is not None
         effect = Effect(kind=due.kind, key=due.key, intent=intent.event)
-        with telemetry.span(f"effect {due.kind}", intent.traceparent) as traceparent:
+        with telemetry.span(f"effect {due.kind}", intent.traceparent, stream_id=intent.stream_id) as traceparent:
             failpoint("effect.before_call")
+            began = time.monotonic()
             try:
                 command = await self._effects.perform(effect, self._effects.gateway)
             except GatewayUnavailable as error:
                 await self._postpone(due, str(error))
                 return
+            finally:
+                telemetry.observe("oms.effect.duration", time.monotonic() - began, kind=due.kind)
             failpoint("effect.after_call")
             # The effect's own id, not its intent's: an intent may have several effects, and their answers' ids differ.
             cause = Cause(

@@ -4,6 +4,7 @@ READ COMMITTED on purpose: a head is locked in one statement and its events are 
 everything that the lock waited for. One statement that did both would return the new head with the old events.
 """
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ import asyncpg
 import orjson
 
 from libs.events.envelope import Envelope
+from libs.runtime import telemetry
 from libs.runtime.errors import sorted_error
 from libs.runtime.operation_store import OperatorStatements
 from libs.runtime.storage import (
@@ -377,8 +379,11 @@ class PostgresStorage:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresTransaction]:
-        async with self._connection() as connection, connection.transaction(isolation="read_committed"):
-            yield PostgresTransaction(connection, self._source)
+        async with self._connection() as connection:
+            async with connection.transaction(isolation="read_committed"):
+                yield PostgresTransaction(connection, self._source)
+                written_at = time.monotonic()
+            telemetry.observe("oms.commit.duration", time.monotonic() - written_at)
 
     async def ensure_positions(self, consumer: str, beginnings: Mapping[Partition, int]) -> Mapping[Partition, int]:
         async with self._connection() as connection:
@@ -519,9 +524,21 @@ class PostgresStorage:
                       (SELECT count(*) FROM parked_record) AS parked_records,
                       (SELECT count(*) FROM effect) AS effects_open,
                       (SELECT count(*) FROM effect WHERE due_at <= clock_timestamp()) AS effects_due,
-                      (SELECT count(*) FROM stream_head WHERE due_at <= clock_timestamp()) AS wakes_due"""
+                      (SELECT count(*) FROM stream_head WHERE due_at <= clock_timestamp()) AS wakes_due,
+                      (SELECT EXTRACT(epoch FROM clock_timestamp() - min(parked_at))::float8
+                       FROM parked_key) AS parked_oldest_age_seconds,
+                      (SELECT EXTRACT(epoch FROM clock_timestamp() - min(due_at))::float8
+                       FROM effect) AS effects_late_seconds,
+                      (SELECT EXTRACT(epoch FROM clock_timestamp() - min(due_at))::float8
+                       FROM stream_head WHERE due_at IS NOT NULL) AS wakes_late_seconds"""
         )
-        return {name: value or 0 for name, value in rows[0].items()}
+        figures = {name: value or 0 for name, value in rows[0].items()}
+        # A transaction stamps its events before it commits, and what is due later is not late.
+        return {name: max(value, 0) for name, value in figures.items()}
+
+    async def count_rows(self, view: str, column: str) -> Mapping[str, int]:
+        rows = await self._fetch(f"SELECT {column} AS value, count(*) AS number FROM view_{view} GROUP BY {column}")
+        return {row["value"] or "": row["number"] for row in rows}
 
     async def _fetch(self, statement: str, *arguments: Any) -> Any:
         async with self._connection() as connection:

@@ -204,6 +204,8 @@ class Handler:
                 partition = item.record.partition
                 outcome = outcomes[id(item)] if verdict == "accepted" else verdict.partition(":")[0]
                 handled.counts[outcome] += 1
+                if telemetry.at_debug:
+                    telemetry.handled(item.cause, item.stream_id, item.stream_version, outcome)
                 changes.positions[partition] = item.record.offset + 1
                 counts = changes.counts.setdefault(partition, {})
                 counts[outcome] = counts.get(outcome, 0) + 1
@@ -215,7 +217,7 @@ class Handler:
         self._park_counts = handled.park_counts
         self._after_commit(batch)
         for outcome, number in handled.counts.items():
-            telemetry.count("oms.records", number, consumer=self.consumer, outcome=outcome)
+            telemetry.count("oms.records", number, outcome=outcome)
         return handled
 
     async def _fence(self, tx: Transaction, heard: Sequence[Heard], handled: Handled) -> list[Heard]:
@@ -275,7 +277,8 @@ class Handler:
         for item in accepted:
             rejections = 0
             if item.stored is not None:
-                batch.keep(item.stored, item.recorded)
+                with telemetry.span("keep", item.stored.envelope.traceparent, stream_id=item.stream_id):
+                    batch.keep(item.stored, item.recorded)
             for command in item.commands:
                 try:
                     assert item.cause is not None
@@ -419,8 +422,8 @@ class Handler:
     def _after_commit(self, batch: Batch) -> None:
         failpoint("handler.after_commit")
         batch.remember()
-        if batch.recorded:
-            telemetry.count("oms.events.appended", len(batch.recorded))
+        if batch.recorded and self.service.decider is not None:
+            telemetry.appended(batch.recorded)
             self.committed.set()
         if batch.effects_added:
             self.effects_added.set()

@@ -31,6 +31,7 @@ Health = Callable[[], Awaitable[Mapping[str, Any]]]
 BODY_SECONDS = 10.0
 HEAD_SECONDS = 10.0
 MAX_HEADERS = 100
+_NOT_COUNTED = frozenset({"/livez", "/readyz", "/startupz", "/status", "/metrics"})
 MAX_HEAD_BYTES = 32 * 1024
 
 
@@ -225,7 +226,9 @@ def create_app(service: Service[Any], ports: Ports, health: Health) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         dependencies=[Depends(only_who_may), Depends(only_known_parameters)],
-        telemetry={"logs": False},  # our own logs are structured; asking for a logger provider costs every request
+        # Only its metrics. Its spans would tell of what stands in paths and queries, and sample every request; our own
+        # logs are structured, and asking for a logger provider costs every request.
+        telemetry={"tracing": False, "logs": False, "exclude": lambda scope: scope["path"] in _NOT_COUNTED},
     )
     publish(app)
     app.state.ports = ports

@@ -1,6 +1,7 @@
 """`python -m services.<name> api|worker|migrate|describe`: one image, one command, every role."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
@@ -67,10 +68,11 @@ def _misconfigured(error: ValidationError) -> str:
 
 def _run(name: str, service: Service[Any], settings: Settings, roles: frozenset[str], views: list[str]) -> None:
     exporter = None
-    if settings.otlp_endpoint:
+    if settings.otlp_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
+        ours = f"{settings.otlp_endpoint.rstrip('/')}/v1/traces" if settings.otlp_endpoint else None
+        exporter = OTLPSpanExporter(endpoint=ours)  # None: where OpenTelemetry's own variables say
     telemetry.configure(
         f"oms-{name}", log_level=settings.log_level, trace_ratio=settings.trace_ratio, exporter=exporter
     )

@@ -13,11 +13,17 @@ from libs.events.envelope import Recorded
 V = TypeVar("V", bound=BaseModel)
 
 
+def _no_durations(_before: BaseModel | None, _after: BaseModel) -> Mapping[str, float]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Projection(Generic[V]):
     """`key` says which row of the view an event changes (None: none); `evolve` gives the row (None: delete it).
 
-    `indexed` fields become columns, so that lists filter by them and dashboards read them by SQL.
+    `indexed` fields become columns, so that lists filter by them and dashboards read them by SQL. Where rows go when
+    they are done with, `counted_by` names an indexed field by which metrics count those that are left.
+    `durations` gives seconds that a change of a row made known, by name: `oms.order.duration`.
     """
 
     name: str
@@ -25,6 +31,8 @@ class Projection(Generic[V]):
     key: Callable[[Recorded[Any]], str | None]
     evolve: Callable[[V | None, Recorded[Any]], V | None]
     indexed: tuple[str, ...] = ()
+    counted_by: str = ""
+    durations: Callable[[V | None, V], Mapping[str, float]] = _no_durations
 
     def columns(self, view: V) -> Mapping[str, str | None]:
         """The indexed fields as text, as its JSON has them."""

@@ -267,4 +267,10 @@ class Storage(Protocol):
         """Whole streams, in order of stream and version."""
 
     async def figures(self) -> Mapping[str, Any]:
-        """What an operator asks first: outbox depth and age, parked keys, effects and streams that are due."""
+        """What an operator asks first: outbox depth and age, parked keys, effects and streams that are due.
+
+        Names that end in `_seconds` say for how long the oldest of them has been waiting.
+        """
+
+    async def count_rows(self, view: str, column: str) -> Mapping[str, int]:
+        """Rows of a view by an indexed column."""

@@ -1,45 +1,39 @@
-"""Logs, metrics and traces. Names are bounded: no id ever becomes a label."""
+"""Logs, metrics and traces of a process. What is counted, and under which labels, is in instruments.py."""
 
-import logging
 import random
-import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
-from typing import Any, Literal
+from functools import cache, partial
+from itertools import product
+from typing import Any, get_args
 
 import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import Counter, Histogram
+from opentelemetry.metrics import Counter, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-CounterName = Literal[
-    "oms.records",  # by consumer and outcome: processed, duplicate, parked, skipped
-    "oms.commands.rejected",  # by code
-    "oms.events.appended",
-    "oms.events.published",
-    "oms.effects",  # by kind and outcome
-    "oms.requests.refused",  # by code: without a key, with an unknown one, with one of other scopes
-    "oms.callbacks.refused",  # not signed by the partner, or too old
-    "oms.wakes",
-    "oms.alarms",  # by what: something that must not happen did
-    "oms.retries",  # by why
-]
-HistogramName = Literal["oms.batch.size", "oms.batch.duration"]
-GaugeName = Literal["oms.unsafe"]  # by finding: 1 while the process runs under it
+from libs.events.base import Event
+from libs.events.codec import event_type
+from libs.events.envelope import Recorded
+from libs.runtime import logs
+from libs.runtime.identity import Cause
+from libs.runtime.instruments import COUNTERS, GAUGES, HISTOGRAMS, CounterName, GaugeName, HistogramName
 
 _propagator = TraceContextTextMapPropagator()
+_shown: dict[GaugeName, dict[tuple[tuple[str, str], ...], float]] = {}
 
 
 @cache
 def _counter(name: CounterName) -> Counter:
-    return metrics.get_meter("oms").create_counter(name)
+    instrument = COUNTERS[name]
+    return metrics.get_meter("oms").create_counter(name, description=instrument.meaning)
 
 
 @cache
@@ -49,12 +43,13 @@ def _tracer() -> trace.Tracer:
 
 @cache
 def _histogram(name: HistogramName) -> Histogram:
-    return metrics.get_meter("oms").create_histogram(name)
-
-
-@cache
-def _gauge(name: GaugeName) -> Any:
-    return metrics.get_meter("oms").create_gauge(name)
+    instrument = HISTOGRAMS[name]
+    return metrics.get_meter("oms").create_histogram(
+        name,
+        unit=instrument.unit,
+        description=instrument.meaning,
+        explicit_bucket_boundaries_advisory=instrument.buckets,
+    )
 
 
 def count(name: CounterName, amount: int = 1, **labels: str) -> None:
@@ -66,7 +61,54 @@ def observe(name: HistogramName, value: float, **labels: str) -> None:
 
 
 def show(name: GaugeName, value: float, **labels: str) -> None:
-    _gauge(name).set(value, labels)
+    """Sets one series of a gauge; the others of it stay."""
+    _shown.setdefault(name, {})[tuple(labels.items())] = value
+
+
+def show_all(name: GaugeName, values: Mapping[tuple[str, ...], float]) -> None:
+    """Sets a gauge anew, by the values of its labels in the order of the table; series that are not among them end."""
+    _shown[name] = {tuple(zip(GAUGES[name].labels, at, strict=True)): value for at, value in values.items()}
+
+
+def _read(name: GaugeName, _options: object) -> Iterator[Observation]:
+    for labels, value in _shown.get(name, {}).items():
+        yield Observation(value, dict(labels))
+
+
+def appended(events: Sequence[Recorded[Any]]) -> None:
+    """Counts events that were stored, and tells of each at log level DEBUG."""
+    tally = Tally((item.event_type, _outcome(item.event)) for item in events)
+    for (name, reason), number in tally.items():
+        count("oms.events.appended", number, type=name, reason=reason)
+    for item in events if at_debug else ():
+        get_logger().debug(
+            "event.appended",
+            event_id=item.event_id,
+            event_type=item.event_type,
+            stream_id=item.stream_id,
+            stream_version=item.stream_version,
+            correlation_id=item.correlation_id,
+            causation_id=item.causation_id,
+            trace_id=item.traceparent[3:35],
+        )
+
+
+def handled(cause: Cause | None, stream_id: str, stream_version: int, outcome: str) -> None:
+    """Tells what became of one record, at log level DEBUG."""
+    ids = {"event_id": cause.causation_id, "correlation_id": cause.correlation_id} if cause else {}
+    get_logger().debug("record.handled", outcome=outcome, stream_id=stream_id, stream_version=stream_version, **ids)
+
+
+def expect(classes: Iterable[type[Event]]) -> None:
+    """Lets the counts of these events begin at 0."""
+    for cls in classes:
+        annotation = cls.model_fields[cls.counted_by].annotation if cls.counted_by else None
+        for reason in get_args(annotation) or ("",):
+            count("oms.events.appended", 0, type=event_type(cls), reason=reason)
+
+
+def _outcome(event: Event) -> str:
+    return str(getattr(event, event.counted_by)) if event.counted_by else ""
 
 
 def get_logger() -> Any:
@@ -94,6 +136,9 @@ class _Unsampled:
         return None
 
 
+at_debug = False
+"""Whether the log level is DEBUG: asking costs less than a line that is dropped."""
+
 _ratio = 1.0
 _NOT_SAMPLED = "02468ace"
 """The lowest bit of the flags says whether a trace is sampled; others are no business of ours."""
@@ -115,32 +160,54 @@ def span(name: str, traceparent: str, **attributes: str) -> AbstractContextManag
 @contextmanager
 def _sampled(name: str, traceparent: str, attributes: Mapping[str, str]) -> Iterator[str]:
     parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
-    with _tracer().start_as_current_span(name, context=parent, attributes=attributes, kind=trace.SpanKind.CONSUMER):
+    with _tracer().start_as_current_span(
+        name,
+        context=parent,
+        attributes={f"oms.{key}": value for key, value in attributes.items()},
+        kind=trace.SpanKind.CONSUMER,
+        record_exception=False,  # its words and its lines of source may tell what it was given
+        set_status_on_exception=False,
+    ) as current:
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
-        yield carrier.get("traceparent", traceparent)
+        try:
+            yield carrier.get("traceparent", traceparent)
+        except Exception as error:
+            current.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
+
+
+def resource_of(service: str) -> Resource:
+    """What names the process; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have the last word."""
+    own = {"service.name": service, "service.namespace": "oms"}
+    return Resource.create(own).merge(OTELResourceDetector().detect())
 
 
 def configure(service: str, *, log_level: str, trace_ratio: float, exporter: SpanExporter | None = None) -> None:
     """Sets up the process: JSON logs on stdout, a Prometheus reader, traces sampled by ratio."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[log_level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-        cache_logger_on_first_use=True,
+    logs.configure(service, log_level)
+    resource = resource_of(service)
+    reader = PrometheusMetricReader(
+        scope_info_enabled=False, resource_attribute_filter=lambda name: name == "service.name"
     )
-    structlog.contextvars.bind_contextvars(service=service)
-    resource = Resource.create({"service.name": service, "service.namespace": "oms"})
-    metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()]))
-    global _ratio
-    _ratio = trace_ratio
+    metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[reader]))
+    _begin_at_nothing()
+    global _ratio, at_debug
+    _ratio, at_debug = trace_ratio, log_level.upper() == "DEBUG"
     provider = TracerProvider(resource=resource, sampler=ParentBased(ALWAYS_ON))  # where it begins, `span` has decided
     if exporter is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+
+
+def _begin_at_nothing() -> None:
+    meter = metrics.get_meter("oms")
+    for name, instrument in GAUGES.items():
+        meter.create_observable_gauge(
+            name, [partial(_read, name)], unit=instrument.unit, description=instrument.meaning
+        )
+    for counter, instrument in COUNTERS.items():
+        known = {label: values for label, values in instrument.labels.items() if not isinstance(values, str)}
+        if known.keys() == instrument.labels.keys():
+            for values in product(*known.values()):
+                count(counter, 0, **dict(zip(known, values, strict=True)))

@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 import uvicorn
 
+from libs.events.codec import EVENT_CLASSES
 from libs.events.topics import TOPICS
 from libs.runtime import preflight, telemetry
 from libs.runtime.api import Ports
@@ -28,6 +29,7 @@ from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
 from libs.runtime.keys import Keys
 from libs.runtime.link import postgres_link
+from libs.runtime.logs import words_of
 from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
 from libs.runtime.preflight import Finding, PostgresFacts, Refused
@@ -36,6 +38,7 @@ from libs.runtime.service import Service
 from libs.runtime.settings import Settings
 from libs.runtime.surroundings import postgres_facts, topic_facts
 from libs.runtime.timers import Timers
+from libs.runtime.vitals import Vitals
 from libs.runtime.waiting import pause
 
 log = structlog.get_logger()
@@ -54,7 +57,7 @@ def _end_if_failed(task: "asyncio.Task[None]") -> None:
     """A loop that failed ends the process, also when another one does not let itself be stopped."""
     if task.cancelled() or (error := task.exception()) is None:
         return
-    log.error("process.failed", reason=f"{type(error).__name__}: {error}")
+    log.error("process.failed", reason=words_of(error))
     ending = threading.Timer(ENDING_SECONDS, os._exit, (1,))
     ending.daemon = True
     ending.start()
@@ -206,7 +209,10 @@ class Process:
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())
             committing = group.create_task(commit.run()) if commit else None
-            loops = [group.create_task(loop) for loop in self._loops(handler, storage, commit)]
+            telemetry.expect(cls for name, cls in EVENT_CLASSES.items() if name.startswith(f"oms.{service.name}."))
+            vitals = Vitals(service, storage, lambda: self._consumer)
+            watching = [vitals.show_figures(self._stop), vitals.measure_loop(self._stop)]
+            loops = [group.create_task(loop) for loop in [*self._loops(handler, storage, commit), *watching]]
             judging = None if kafka_is_known else group.create_task(self._judge_kafka_later())
             for task in (committing, judging, serving, *loops):
                 if task is not None:

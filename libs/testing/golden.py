@@ -1,4 +1,5 @@
-"""Golden files: a schema and an example of every version of every event ever published, and docs/events.md.
+"""Golden files: a schema and an example of every version of every event ever published, docs/events.md and the table of
+metrics in docs/telemetry.md.
 
 `python -m libs.testing.golden` writes what today's classes say. It refuses to change a schema under the same version in
 a way that an older reader or older bytes would not bear: that needs a new `schema_version` and an upcaster.
@@ -17,11 +18,13 @@ from libs.events.base import Event
 from libs.events.codec import EVENT_CLASSES, encode, event_type, schema_of
 from libs.testing.event_docs import events_page
 from libs.testing.examples import example
+from libs.testing.metric_docs import with_metrics
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "libs/events/schemas"
 EXAMPLES = ROOT / "libs/events/examples"
 PAGE = ROOT / "docs/events.md"
+METRICS = ROOT / "docs/telemetry.md"
 
 Schema = dict[str, Any]
 
@@ -60,7 +63,7 @@ def schema_text(cls: type[Event]) -> str:
 
 def wanted() -> Mapping[Path, bytes]:
     """Every generated file as today's classes want it. Files of former versions are not among them: they stay."""
-    files = {PAGE: events_page().encode()}
+    files = {PAGE: events_page().encode(), METRICS: with_metrics(METRICS.read_text()).encode()}
     for cls in EVENT_CLASSES.values():
         golden = golden_of(cls)
         files[golden.schema] = schema_text(cls).encode()

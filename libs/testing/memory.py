@@ -2,7 +2,8 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -351,4 +352,15 @@ class MemoryStorage:
             "effects_open": len(self.tables.effects),
             "effects_due": sum(effect.due_at <= now for effect in self.tables.effects.values()),
             "wakes_due": len(await self.due_streams(1 << 30)),
+            "parked_oldest_age_seconds": _late(now, self.tables.parked_at.values()),
+            "effects_late_seconds": _late(now, (effect.due_at for effect in self.tables.effects.values())),
+            "wakes_late_seconds": _late(now, (due_at for _, due_at in self.tables.heads.values() if due_at)),
         }
+
+    async def count_rows(self, view: str, column: str) -> Mapping[str, int]:
+        rows = self.tables.views.get(view, {}).values()
+        return Counter(str(orjson.loads(row.data).get(column) or "") for row in rows)
+
+
+def _late(now: datetime, due: Iterable[datetime]) -> float:
+    return max((now - min(due, default=now)).total_seconds(), 0.0)

@@ -123,4 +123,5 @@ OPEN_EXCEPTIONS = Projection(
     key=key,
     evolve=evolve,
     indexed=("type",),
+    counted_by="type",
 )

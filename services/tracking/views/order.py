@@ -51,6 +51,7 @@ from libs.events.payment import (
     PaymentRefunded,
 )
 from libs.runtime.projection import Projection
+from services.tracking.views.duration import durations
 from services.tracking.views.exception import holds_after, overdue_after
 from services.tracking.views.line import moved, ordered
 from services.tracking.views.model import Attempt, Authorization, OrderStatus, OrderTracking, PackageStatus, Release
@@ -308,4 +309,5 @@ ORDER_TRACKING = Projection(
     key=key,
     evolve=evolve,
     indexed=("status", "channel", "external_order_id", "placed_day"),
+    durations=durations,
 )
