@@ -15,7 +15,7 @@ from libs.events.codec import describe, encode, event_type, partition_key
 from libs.events.envelope import Recorded
 from libs.runtime import telemetry
 from libs.runtime.decider import Aggregate, CommandRejected, States, Stream, Wake
-from libs.runtime.errors import DataFault
+from libs.runtime.errors import DataFault, NewerRelease
 from libs.runtime.identity import Cause, event_ids
 from libs.runtime.intake import recorded_of
 from libs.runtime.projection import Projection
@@ -126,7 +126,10 @@ class Batch:
         return named
 
     async def load(self, tx: Transaction, commands: Iterable[Any]) -> None:
-        """Locks the heads of all streams that the commands may write, then reads what stands behind them."""
+        """Locks the heads of all streams that the commands may write, then reads what stands behind them.
+
+        Raises NewerRelease.
+        """
         written: dict[str, Stream[Any]] = {}
         read: dict[str, Stream[Any]] = {}
         for command in commands:
@@ -171,13 +174,16 @@ class Batch:
         return _Loaded(aggregate, head, state, head.snapshot_version, head.snapshot_version)
 
     def _refold(self, stored: StoredEvent) -> None:
-        loaded = self._streams[stored.envelope.stream_id]
+        envelope = stored.envelope
+        loaded = self._streams[envelope.stream_id]
         recorded = recorded_of(stored)
+        if recorded is None:
+            where = f"{envelope.stream_id}@{envelope.stream_version}"
+            raise NewerRelease(f"{where}: own event {envelope.event_type} is not known to this release")
         with blamed_on_data("evolve"):
-            assert recorded is not None, f"own event {stored.envelope.event_type} is unknown"
             loaded.state = loaded.aggregate.evolve(loaded.state, recorded.event)
-        loaded.version = stored.envelope.stream_version
-        loaded.traceparent = stored.envelope.traceparent or loaded.traceparent
+        loaded.version = envelope.stream_version
+        loaded.traceparent = envelope.traceparent or loaded.traceparent
 
     def remember(self) -> None:
         """After the commit, and only then: keeps the states for the batches to come."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich import progress
 
 from libs.runtime import telemetry
+from libs.runtime.errors import NewerRelease
 from libs.runtime.migrate import MigrationFailed, migrate
 from libs.runtime.preflight import Refused
 from libs.runtime.rebuild import RebuildRefused, rebuild
@@ -109,7 +110,7 @@ def _rebuild(service: Service[Any], settings: Settings, view: str) -> None:
             done = asyncio.run(
                 rebuild(service, settings, view, lambda at, of: bar.update(task, completed=at, total=of))
             )
-        except RebuildRefused as error:
+        except (RebuildRefused, NewerRelease) as error:
             typer.echo(f"refused: {error}", err=True)
             sys.exit(1)
     typer.echo(f"{view}: {done.rows} rows from {done.events} events; {done.differing} were not as the log says")
