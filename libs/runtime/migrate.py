@@ -36,6 +36,7 @@ _APP_MAY = {
     "effect": "SELECT, INSERT, UPDATE, DELETE",
     "lease": "SELECT, INSERT, UPDATE, DELETE",
     "operator_action": "SELECT, INSERT",
+    "schema_migrations": "SELECT",
 }
 
 LOCK_SECONDS = 1

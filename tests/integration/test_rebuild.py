@@ -1,6 +1,9 @@
 """A view's table migrated, and the view rebuilt from the log, on real PostgreSQL, while writers write."""
 
 import asyncio
+import os
+import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +22,7 @@ from libs.runtime.handler import Handler
 from libs.runtime.intake import Record
 from libs.runtime.migrate import migrate
 from libs.runtime.rebuild import RebuildRefused, differences, rebuild
+from libs.runtime.schema import unmigrated
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Partition
 from libs.testing.database import in_database
@@ -277,6 +281,75 @@ async def test_row_of_an_old_worker_lacks_the_new_column_until_it_is_rebuilt(
     assert found.differing == [("o-1", "its columns status are not as its document")]
     await rebuild(TRACKING, settings, "order_tracking", silent)
     assert await page(handler, "CANCELLED") == ["o-1"]
+
+
+VERSIONS = "schema_migrations"
+STATUS = "ALTER TABLE view_order_tracking RENAME COLUMN"
+
+
+@pytest.mark.parametrize(
+    ("change", "undo", "lacking"),
+    [
+        (f"INSERT INTO {VERSIONS} VALUES ('9999')", f"DELETE FROM {VERSIONS} WHERE version = '9999'", []),
+        (
+            f"DELETE FROM {VERSIONS} WHERE version = '0002'",
+            f"INSERT INTO {VERSIONS} VALUES ('0002')",
+            ["0002_operator_action.sql"],
+        ),
+        (f"{STATUS} status TO state", f"{STATUS} state TO status", ["view_order_tracking.status"]),
+        (
+            f"REVOKE SELECT ON {VERSIONS} FROM oms_tracking_app",
+            f"GRANT SELECT ON {VERSIONS} TO oms_tracking_app",
+            ["0001_event_store.sql", "0002_operator_action.sql"],
+        ),
+    ],
+    ids=["what a newer release adds", "a migration", "a column", "the right to see it"],
+)
+async def test_what_a_database_lacks_is_named(
+    owner: asyncpg.Connection, settings: Settings, change: str, undo: str, lacking: list[str]
+) -> None:
+    application = await asyncpg.connect(settings.postgres_dsn)
+    await owner.execute(change)
+    try:
+        assert await unmigrated(application, TRACKING) == lacking
+    finally:
+        await owner.execute(undo)
+        await application.close()
+
+
+async def test_process_waits_for_its_migration(
+    owner: asyncpg.Connection, settings: Settings, servers: LocalCluster
+) -> None:
+    await owner.execute("DELETE FROM schema_migrations WHERE version = '0002'")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.tracking", "api"),
+        env={
+            **os.environ,
+            "OMS_POSTGRES_DSN": settings.postgres_dsn,
+            "OMS_KAFKA_BOOTSTRAP": servers.kafka_bootstrap,
+            "OMS_HTTP_PORT": str(port),
+            "OMS_ALLOW_UNSAFE": "missing_secret,single_replica",
+        },
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        lines = process.stdout
+        await eventually(lambda: said(lines, b"migration.waiting"), "the process waits")
+        await owner.execute("INSERT INTO schema_migrations VALUES ('0002')")
+        await eventually(lambda: said(lines, b"process.started"), "the process has started")
+        process.terminate()
+        await asyncio.wait_for(process.communicate(), 25)
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+async def said(lines: asyncio.StreamReader, what: bytes) -> bool:
+    return what in await lines.readline()
 
 
 async def without_status(owner: asyncpg.Connection) -> None:
