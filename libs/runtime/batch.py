@@ -1,5 +1,6 @@
 """One batch in memory: the states it loaded, the events it decided, the view rows they change."""
 
+import asyncio
 import hashlib
 import inspect
 import re
@@ -26,6 +27,7 @@ from libs.runtime.storage import (
     Head,
     NewEffect,
     NewHead,
+    Storage,
     StoredEvent,
     Transaction,
     ViewChange,
@@ -64,6 +66,20 @@ def fingerprint(aggregate: Aggregate[Any]) -> str:
     source = inspect.getsource(module) if module is not None else repr(aggregate.evolve)
     shape = state_adapter(aggregate).json_schema(mode="serialization")
     return hashlib.sha256(f"{source}{shape}".encode()).hexdigest()[:16]
+
+
+MOST_UNDER_LOCK = 10_000
+"""Events that a batch reads and folds while it holds its locks: more would outlast the database's patience."""
+PIECE = 2_000
+"""Events that are folded before the event loop gets its turn."""
+
+
+class ColdStreams(Exception):
+    """Too many events stand between what is kept of these streams and their heads: `Batch.warm` them, then repeat."""
+
+    def __init__(self, streams: Mapping[str, Stream[Any]]) -> None:
+        super().__init__(f"{len(streams)} streams")
+        self.streams = streams
 
 
 @dataclass(slots=True)
@@ -128,7 +144,7 @@ class Batch:
     async def load(self, tx: Transaction, commands: Iterable[Any]) -> None:
         """Locks the heads of all streams that the commands may write, then reads what stands behind them.
 
-        Raises NewerRelease.
+        Raises NewerRelease, ColdStreams.
         """
         written: dict[str, Stream[Any]] = {}
         read: dict[str, Stream[Any]] = {}
@@ -144,16 +160,34 @@ class Batch:
         only_read = sorted(read.keys() - written.keys())
         if only_read:
             heads |= await tx.read_heads(only_read)
-        for stream_id, stream in (read | written).items():
+        stale = self._begin(read | written, heads)
+        if sum(stale.values()) > MOST_UNDER_LOCK and self.cache.holds(len(self._streams)):
+            raise ColdStreams({stream_id: (read | written)[stream_id] for stream_id in stale})
+        if stale:
+            for stored in await tx.load_events({stream_id: self._streams[stream_id].version for stream_id in stale}):
+                self._refold(stored)
+
+    async def warm(self, storage: Storage, streams: Mapping[str, Stream[Any]]) -> None:
+        """Folds streams into the cache, without a lock and by the piece: after an upgrade, when no snapshot is used."""
+        async with storage.transaction() as tx:
+            heads = await tx.read_heads(sorted(streams))
+        for piece in _pieces(self._begin(streams, heads)):
+            async with storage.transaction() as tx:
+                events = await tx.load_events({name: self._streams[name].version for name in piece}, PIECE)
+            for stored in events:
+                self._refold(stored)
+            await asyncio.sleep(0)
+        self.remember()
+
+    def _begin(self, streams: Mapping[str, Stream[Any]], heads: Mapping[str, Head]) -> dict[str, int]:
+        """Starts with what is kept of each stream; says of which ones how many events are lacking."""
+        for stream_id, stream in streams.items():
             self._streams[stream_id] = self._start(stream.aggregate, heads.get(stream_id))
-        stale = {
-            stream_id: loaded.version
+        return {
+            stream_id: loaded.head.stream_version - loaded.version
             for stream_id, loaded in self._streams.items()
             if loaded.head is not None and loaded.version < loaded.head.stream_version
         }
-        if stale:
-            for stored in await tx.load_events(stale):
-                self._refold(stored)
 
     def _start(self, aggregate: Aggregate[Any], head: Head | None) -> _Loaded:
         """What the stream's events are folded onto: the state kept in memory, the snapshot, or nothing yet."""
@@ -366,6 +400,20 @@ class Batch:
     @property
     def effects_added(self) -> bool:
         return bool(self._effects)
+
+
+def _pieces(lacking: Mapping[str, int]) -> Iterator[list[str]]:
+    """Streams to be read at once, at most PIECE events of each, until none of them lacks any."""
+    piece, size = [], 0
+    for stream_id, count in lacking.items():
+        for done in range(0, count, PIECE):
+            piece.append(stream_id)
+            size += min(count - done, PIECE)
+            if size >= PIECE:
+                yield piece
+                piece, size = [], 0
+    if piece:
+        yield piece
 
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")

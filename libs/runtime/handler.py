@@ -17,7 +17,7 @@ import orjson
 import structlog
 
 from libs.runtime import telemetry
-from libs.runtime.batch import Batch
+from libs.runtime.batch import Batch, ColdStreams
 from libs.runtime.decider import CommandRejected, Wake
 from libs.runtime.errors import DataFault, NewerRelease, PartitionHalted, VersionConflict
 from libs.runtime.failpoint import failpoint
@@ -441,6 +441,8 @@ class Handler:
                 return await once()
             except VersionConflict:
                 telemetry.count("oms.retries", why="conflict")
+            except ColdStreams as cold:
+                await self._batch(None).warm(self.storage, cold.streams)
         raise VersionConflict(f"lost the race {limit} times")
 
 
