@@ -27,7 +27,7 @@ from tests.release import Release, last_release, this_release
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-TOKENS = ("tok_visa", "tok_visa", "tok_timeout_after", "tok_visa", "tok_decline")
+TOKENS = ("tok_visa", "tok_visa", "tok_timeout_after", "tok_visa", "tok_error_once")
 
 
 class Front:
@@ -252,6 +252,9 @@ async def place(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> Async
     yield place
     for server in servers:
         server.close()
+    # Before the servers that they use: without those they would take their time to stop.
+    left = [child.name for child in cluster.supervisor.children if child.name not in ("kafka", "postgres")]
+    await asyncio.to_thread(cluster.supervisor.stop, left)
 
 
 @asynccontextmanager
