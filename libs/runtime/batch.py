@@ -1,5 +1,6 @@
 """One batch in memory: the states it loaded, the events it decided, the view rows they change."""
 
+import asyncio
 import hashlib
 import inspect
 import re
@@ -15,7 +16,7 @@ from libs.events.codec import describe, encode, event_type, partition_key
 from libs.events.envelope import Recorded
 from libs.runtime import telemetry
 from libs.runtime.decider import Aggregate, CommandRejected, States, Stream, Wake
-from libs.runtime.errors import DataFault
+from libs.runtime.errors import DataFault, NewerRelease
 from libs.runtime.identity import Cause, event_ids
 from libs.runtime.intake import recorded_of
 from libs.runtime.projection import Projection
@@ -26,6 +27,7 @@ from libs.runtime.storage import (
     Head,
     NewEffect,
     NewHead,
+    Storage,
     StoredEvent,
     Transaction,
     ViewChange,
@@ -64,6 +66,20 @@ def fingerprint(aggregate: Aggregate[Any]) -> str:
     source = inspect.getsource(module) if module is not None else repr(aggregate.evolve)
     shape = state_adapter(aggregate).json_schema(mode="serialization")
     return hashlib.sha256(f"{source}{shape}".encode()).hexdigest()[:16]
+
+
+MOST_UNDER_LOCK = 10_000
+"""Events that a batch reads and folds while it holds its locks: more would outlast the database's patience."""
+PIECE = 2_000
+"""Events that are folded before the event loop gets its turn."""
+
+
+class ColdStreams(Exception):
+    """Too many events stand between what is kept of these streams and their heads: `Batch.warm` them, then repeat."""
+
+    def __init__(self, streams: Mapping[str, Stream[Any]]) -> None:
+        super().__init__(f"{len(streams)} streams")
+        self.streams = streams
 
 
 @dataclass(slots=True)
@@ -127,7 +143,10 @@ class Batch:
         return named
 
     async def load(self, tx: Transaction, commands: Iterable[Any]) -> None:
-        """Locks the heads of all streams that the commands may write, then reads what stands behind them."""
+        """Locks the heads of all streams that the commands may write, then reads what stands behind them.
+
+        Raises NewerRelease, ColdStreams.
+        """
         written: dict[str, Stream[Any]] = {}
         read: dict[str, Stream[Any]] = {}
         for command in commands:
@@ -142,16 +161,34 @@ class Batch:
         only_read = sorted(read.keys() - written.keys())
         if only_read:
             heads |= await tx.read_heads(only_read)
-        for stream_id, stream in (read | written).items():
+        stale = self._begin(read | written, heads)
+        if sum(stale.values()) > MOST_UNDER_LOCK and self.cache.holds(len(self._streams)):
+            raise ColdStreams({stream_id: (read | written)[stream_id] for stream_id in stale})
+        if stale:
+            for stored in await tx.load_events({stream_id: self._streams[stream_id].version for stream_id in stale}):
+                self._refold(stored)
+
+    async def warm(self, storage: Storage, streams: Mapping[str, Stream[Any]]) -> None:
+        """Folds streams into the cache, without a lock and by the piece: after an upgrade, when no snapshot is used."""
+        async with storage.transaction() as tx:
+            heads = await tx.read_heads(sorted(streams))
+        for piece in _pieces(self._begin(streams, heads)):
+            async with storage.transaction() as tx:
+                events = await tx.load_events({name: self._streams[name].version for name in piece}, PIECE)
+            for stored in events:
+                self._refold(stored)
+            await asyncio.sleep(0)
+        self.remember()
+
+    def _begin(self, streams: Mapping[str, Stream[Any]], heads: Mapping[str, Head]) -> dict[str, int]:
+        """Starts with what is kept of each stream; says of which ones how many events are lacking."""
+        for stream_id, stream in streams.items():
             self._streams[stream_id] = self._start(stream.aggregate, heads.get(stream_id))
-        stale = {
-            stream_id: loaded.version
+        return {
+            stream_id: loaded.head.stream_version - loaded.version
             for stream_id, loaded in self._streams.items()
             if loaded.head is not None and loaded.version < loaded.head.stream_version
         }
-        if stale:
-            for stored in await tx.load_events(stale):
-                self._refold(stored)
 
     def _start(self, aggregate: Aggregate[Any], head: Head | None) -> _Loaded:
         """What the stream's events are folded onto: the state kept in memory, the snapshot, or nothing yet."""
@@ -172,13 +209,16 @@ class Batch:
         return _Loaded(aggregate, head, state, head.snapshot_version, head.snapshot_version)
 
     def _refold(self, stored: StoredEvent) -> None:
-        loaded = self._streams[stored.envelope.stream_id]
+        envelope = stored.envelope
+        loaded = self._streams[envelope.stream_id]
         recorded = recorded_of(stored)
+        if recorded is None:
+            where = f"{envelope.stream_id}@{envelope.stream_version}"
+            raise NewerRelease(f"{where}: own event {envelope.event_type} is not known to this release")
         with blamed_on_data("evolve"):
-            assert recorded is not None, f"own event {stored.envelope.event_type} is unknown"
             loaded.state = loaded.aggregate.evolve(loaded.state, recorded.event)
-        loaded.version = stored.envelope.stream_version
-        loaded.traceparent = stored.envelope.traceparent or loaded.traceparent
+        loaded.version = envelope.stream_version
+        loaded.traceparent = envelope.traceparent or loaded.traceparent
 
     def remember(self) -> None:
         """After the commit, and only then: keeps the states for the batches to come."""
@@ -367,6 +407,20 @@ class Batch:
     @property
     def effects_added(self) -> bool:
         return bool(self._effects)
+
+
+def _pieces(lacking: Mapping[str, int]) -> Iterator[list[str]]:
+    """Streams to be read at once, at most PIECE events of each, until none of them lacks any."""
+    piece, size = [], 0
+    for stream_id, count in lacking.items():
+        for done in range(0, count, PIECE):
+            piece.append(stream_id)
+            size += min(count - done, PIECE)
+            if size >= PIECE:
+                yield piece
+                piece, size = [], 0
+    if piece:
+        yield piece
 
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")

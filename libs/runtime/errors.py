@@ -19,6 +19,13 @@ class PartitionHalted(Exception):
     """This partition must not go on until someone has looked: the reason is the message."""
 
 
+class NewerRelease(PartitionHalted):
+    """A newer release has gone on with one of our streams in words that this one cannot read.
+
+    Nothing is wrong with the data: this process leaves it to that release, which runs beside it or has been taken back.
+    """
+
+
 _WRITTEN_BY_OTHERS = frozenset({"40001", "40P01"})
 _RACES = frozenset({"stream_head_pkey", "events_stream_id_stream_version_key", "idempotency_pkey"})
 _AWAY = frozenset({"08", "40", "53", "55", "57", "58"})

@@ -19,6 +19,7 @@ from libs.runtime import telemetry
 from libs.runtime.errors import sorted_error
 from libs.runtime.operation_store import OperatorStatements
 from libs.runtime.storage import (
+    MOST_VERSIONS,
     Changes,
     DueEffect,
     Head,
@@ -166,14 +167,16 @@ class PostgresTransaction(OperatorStatements):
         rows = await self._connection.fetch("DELETE FROM effect WHERE id = ANY($1::uuid[]) RETURNING id", ids)
         return {str(row["id"]) for row in rows}
 
-    async def load_events(self, after: Mapping[str, int]) -> Sequence[StoredEvent]:
+    async def load_events(self, after: Mapping[str, int], most: int = MOST_VERSIONS) -> Sequence[StoredEvent]:
         rows = await self._connection.fetch(
             f"""SELECT {", ".join("e." + column for column in EVENT_COLUMNS.split(", "))}
                 FROM unnest($1::text[], $2::int[]) AS wanted(stream_id, after)
                 JOIN events e ON e.stream_id = wanted.stream_id AND e.stream_version > wanted.after
+                             AND e.stream_version <= wanted.after + $3::bigint
                 ORDER BY e.stream_id, e.stream_version""",
             list(after),
             list(after.values()),
+            most,
         )
         return [event_of(row, self._source) for row in rows]
 

@@ -17,9 +17,9 @@ import orjson
 import structlog
 
 from libs.runtime import telemetry
-from libs.runtime.batch import Batch
+from libs.runtime.batch import Batch, ColdStreams
 from libs.runtime.decider import CommandRejected, Wake
-from libs.runtime.errors import DataFault, PartitionHalted, VersionConflict
+from libs.runtime.errors import DataFault, NewerRelease, PartitionHalted, VersionConflict
 from libs.runtime.failpoint import failpoint
 from libs.runtime.identity import Cause
 from libs.runtime.intake import Heard, Intake, Record
@@ -160,10 +160,13 @@ class Handler:
     async def _handle_heard(self, heard: Sequence[Heard], trimmed: frozenset[Partition]) -> Handled:
         try:
             return await self.repeated(lambda: self._records_once(heard, trimmed))
+        except NewerRelease as reason:
+            if len(heard) == 1:
+                return Handled(halted={heard[0].record.partition: str(reason)})
         except DataFault as fault:
             if len(heard) == 1:
                 return await self._park_alone(heard[0].with_fault(str(fault)), trimmed)
-        # Something in the batch is bad. One at a time, the bad one fails alone and is parked.
+        # Something in the batch is bad. One at a time, the bad one fails alone and is parked, or halts its partition.
         total = Handled()
         for item in heard:
             if item.record.partition not in total.halted and item.record.partition not in total.refused:
@@ -354,7 +357,7 @@ class Handler:
         """Decides requests in order, in one transaction; each gets its own answer, whatever the others get."""
         try:
             return await self.repeated(lambda: self._requests_once(requests))
-        except DataFault as fault:
+        except (DataFault, NewerRelease) as fault:
             if len(requests) == 1:
                 return [await self._broken(requests[0], fault)]
         return [answer for request in requests for answer in await self.handle_requests([request])]
@@ -407,8 +410,14 @@ class Handler:
         assert self.service.decider is not None
         return self.service.decider.streams(command)[0].stream_id
 
-    async def _broken(self, request: Request, fault: DataFault) -> Answer:
-        """A request that fails alone. A wake's deadline is cleared, so that it does not spin; both raise an alarm."""
+    async def _broken(self, request: Request, fault: DataFault | NewerRelease) -> Answer:
+        """A request that fails alone. A wake's deadline is cleared, so that it does not spin; both raise an alarm.
+
+        What only a newer release can decide is left to that one: a deadline, too, stays for it.
+        """
+        if isinstance(fault, NewerRelease):
+            log.warning("request.left", command=type(request.command).__name__, reason=str(fault))
+            return Answer("", 0, code=BROKEN)
         telemetry.alarm("request_failed", command=type(request.command).__name__, reason=str(fault))
         if isinstance(request.command, Wake):
             await self.storage.clear_due(request.command.stream_id)
@@ -435,6 +444,8 @@ class Handler:
                 return await once()
             except VersionConflict:
                 telemetry.count("oms.retries", why="conflict")
+            except ColdStreams as cold:
+                await self._batch(None).warm(self.storage, cold.streams)
         raise VersionConflict(f"lost the race {limit} times")
 
 

@@ -10,7 +10,7 @@ from libs.events.codec import NewerSchema, UndecodableEvent, UnknownEvent, decod
 from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of
 from libs.events.inbound import UnidentifiableRecord, UnknownChannelEvent, read_channel_record, traceparent_in
 from libs.events.topics import TOPIC_BY_NAME
-from libs.runtime.errors import DataFault, PartitionHalted
+from libs.runtime.errors import DataFault, NewerRelease, PartitionHalted
 from libs.runtime.identity import Cause
 from libs.runtime.service import Service
 from libs.runtime.storage import Partition, StoredEvent
@@ -133,12 +133,14 @@ class Intake:
 
 
 def recorded_of(stored: StoredEvent) -> Recorded[Any] | None:
-    """A stored event decoded; None where its type is not known to this release. Raises DataFault."""
+    """A stored event decoded; None where its type is not known to this release. Raises DataFault, NewerRelease."""
     envelope = stored.envelope
     try:
         event = decode(envelope.event_type, envelope.schema_version, stored.data)
     except UnknownEvent:
         return None
+    except NewerSchema as error:
+        raise NewerRelease(f"{envelope.stream_id}@{envelope.stream_version}: {error}") from None
     except ValueError as error:
         raise DataFault(f"{envelope.stream_id}@{envelope.stream_version}: {error}") from error
     return Recorded.of(envelope, event)

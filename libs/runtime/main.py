@@ -12,6 +12,7 @@ from rich import progress
 
 from libs.runtime import telemetry
 from libs.runtime.configuration import check_links
+from libs.runtime.errors import NewerRelease
 from libs.runtime.garbage import tune_garbage_collector
 from libs.runtime.migrate import MigrationFailed, migrate
 from libs.runtime.preflight import Refused, unsafe
@@ -116,7 +117,7 @@ def _rebuild(service: Service[Any], settings: Settings, view: str) -> None:
             done = asyncio.run(
                 rebuild(service, settings, view, lambda at, of: bar.update(task, completed=at, total=of))
             )
-        except RebuildRefused as error:
+        except (RebuildRefused, NewerRelease) as error:
             typer.echo(f"refused: {error}", err=True)
             sys.exit(1)
     typer.echo(f"{view}: {done.rows} rows from {done.events} events; {done.differing} were not as the log says")

@@ -43,6 +43,10 @@ class Recent(Generic[K, V]):
         self._limit = limit
         self._kept: OrderedDict[K, V] = OrderedDict()
 
+    def holds(self, count: int) -> bool:
+        """Whether so many are kept at once."""
+        return count <= self._limit
+
     def find(self, key: K) -> V | None:
         return self._kept.get(key)
 

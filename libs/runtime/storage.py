@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 from libs.events.envelope import Envelope
 
+MOST_VERSIONS = 2**31
+"""More than a stream can have."""
+
 
 class Partition(NamedTuple):
     """A tuple, because every record looks several things up by it, and a tuple is hashed without calling Python."""
@@ -185,8 +188,8 @@ class Transaction(Protocol):
     async def take_effects(self, ids: Sequence[str]) -> set[str]:
         """Deletes these effects and says which of them were still there."""
 
-    async def load_events(self, after: Mapping[str, int]) -> Sequence[StoredEvent]:
-        """The events of each stream after the version named, in order of stream and version."""
+    async def load_events(self, after: Mapping[str, int], most: int = MOST_VERSIONS) -> Sequence[StoredEvent]:
+        """The events of each stream after the version named, the first `most` of each, by stream and version."""
 
     async def lock_views(self, view: str, keys: Sequence[str], known: Sequence[str] = ()) -> Mapping[str, ViewRow]:
         """Rows that exist, locked in order of key. Of those `known` to the caller only the versions are read."""

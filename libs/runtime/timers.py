@@ -13,7 +13,7 @@ from libs.runtime.commit import GroupCommit
 from libs.runtime.decider import Wake
 from libs.runtime.errors import Unavailable
 from libs.runtime.failpoint import failpoint
-from libs.runtime.handler import Request
+from libs.runtime.handler import BROKEN, Request
 from libs.runtime.identity import Cause, new_id
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Storage
@@ -59,13 +59,15 @@ class Timers:
         if now is None:
             return 0
         failpoint("timer.waking")
-        await asyncio.gather(
+        answers = await asyncio.gather(
             *(
                 self._commit.submit(Request(command=Wake(stream_id), cause=Cause(causation_id=new_id(), at=now)))
                 for stream_id in due
             )
         )
         telemetry.count("oms.wakes", len(due))
+        if any(answer.code == BROKEN for answer in answers):
+            await pause()  # a stream that is left to a newer release stays due: not to be woken again at once
         return len(due)
 
     async def _now(self) -> datetime:

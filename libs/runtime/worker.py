@@ -34,6 +34,7 @@ from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
 from libs.runtime.preflight import Finding, PostgresFacts, Refused
 from libs.runtime.relay import KafkaPublisher, Relay
+from libs.runtime.schema import unmigrated
 from libs.runtime.service import Service
 from libs.runtime.settings import Settings
 from libs.runtime.surroundings import postgres_facts, topic_facts
@@ -90,7 +91,10 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._judge(check_settings(self._settings))
-        pool, facts = await self._connected()
+        connected = await self._connected()
+        if connected is None:
+            return
+        pool, facts = connected
         try:
             kafka = await self._kafka_findings(KAFKA_FACTS_SECONDS)
             self._judge([*preflight.check_postgres(facts), *(kafka or ())])
@@ -139,15 +143,21 @@ class Process:
                 self._stop.set()
             return
 
-    async def _connected(self) -> tuple[asyncpg.Pool, PostgresFacts]:
-        while True:
+    async def _connected(self) -> tuple[asyncpg.Pool, PostgresFacts] | None:
+        """Waits for PostgreSQL, and for its schema to be of this release; None when asked to stop meanwhile."""
+        while not self._stop.is_set():
             try:
                 pool = await self._new_pool()
                 try:
-                    return pool, await postgres_facts(pool)
+                    facts = await postgres_facts(pool)
+                    lacking = await unmigrated(pool, self._service)
                 except BaseException:
                     pool.terminate()
                     raise
+                if not lacking:
+                    return pool, facts
+                pool.terminate()
+                log.warning("migration.waiting", lacking=lacking)
             except (
                 OSError,
                 TimeoutError,
@@ -160,7 +170,8 @@ class Process:
                 if (fault := postgres_fault(error)) is not None:
                     raise Refused([fault]) from error
                 log.warning("postgres.waiting", reason=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)
+        return None
 
     async def _new_pool(self) -> asyncpg.Pool:
         return await asyncpg.create_pool(

@@ -13,6 +13,7 @@ import orjson
 
 from libs.runtime.errors import VersionConflict
 from libs.runtime.storage import (
+    MOST_VERSIONS,
     Changes,
     DueEffect,
     Head,
@@ -96,11 +97,12 @@ class MemoryTransaction:
             del self._tables.effects[effect_id]
         return taken
 
-    async def load_events(self, after: Mapping[str, int]) -> Sequence[StoredEvent]:
+    async def load_events(self, after: Mapping[str, int], most: int = MOST_VERSIONS) -> Sequence[StoredEvent]:
         found = [
             event
             for event in self._tables.events
-            if event.envelope.stream_version > after.get(event.envelope.stream_id, 1 << 60)
+            if (last := after.get(event.envelope.stream_id)) is not None
+            and last < event.envelope.stream_version <= last + most
         ]
         return sorted(found, key=lambda event: (event.envelope.stream_id, event.envelope.stream_version))
 

@@ -1,7 +1,12 @@
-"""A view rebuilt from the log on real PostgreSQL, while writers write."""
+"""A view's table migrated, and the view rebuilt from the log, on real PostgreSQL, while writers write."""
 
 import asyncio
+import os
+import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -11,13 +16,17 @@ from libs.events.codec import encode, partition_key
 from libs.events.envelope import to_headers
 from libs.events.order import OrderAccepted, OrderCancelled, OrderConfirmed
 from libs.events.topics import ORDER_EVENTS
+from libs.runtime import migrate as migration
 from libs.runtime.event_store import PostgresStorage
 from libs.runtime.handler import Handler
 from libs.runtime.intake import Record
 from libs.runtime.migrate import migrate
-from libs.runtime.rebuild import RebuildRefused, rebuild
+from libs.runtime.rebuild import RebuildRefused, differences, rebuild
+from libs.runtime.schema import unmigrated
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Partition
+from libs.testing.database import in_database
+from libs.testing.deadline import eventually
 from libs.testing.scenario import NOW, history
 from oms.cluster.cluster import LocalCluster
 from services.tracking.service import service
@@ -120,11 +129,9 @@ async def test_new_column_holds_what_the_documents_say(
     handler: Handler, owner: asyncpg.Connection, settings: Settings
 ) -> None:
     await hear(handler, story("o-1"))
-    await owner.execute("DROP VIEW reporting.order_tracking")
-    await owner.execute("ALTER TABLE view_order_tracking DROP COLUMN status")
+    await without_status(owner)
     await migrate(TRACKING, settings)
-    page = await handler.storage.page_view("order_tracking", {"status": "CANCELLED"}, "", 10)
-    assert [key for key, _ in page] == ["o-1"]
+    assert await page(handler, "CANCELLED") == ["o-1"]
 
 
 async def test_table_made_before_views_were_bytes_keeps_its_rows(
@@ -143,8 +150,7 @@ async def test_table_made_before_views_were_bytes_keeps_its_rows(
     await owner.execute(f"ALTER TABLE view_order_tracking {', '.join(derived)}")
     await migrate(TRACKING, settings)
     assert (await handler.handle_records(records_of([*story("o-1"), *story("o-2")])[3:])).counts == {"processed": 3}
-    page = await handler.storage.page_view("order_tracking", {"status": "CANCELLED"}, "", 10)
-    assert [key for key, _ in page] == ["o-1", "o-2"]
+    assert await page(handler, "CANCELLED") == ["o-1", "o-2"]
     assert (await rebuild(TRACKING, settings, "order_tracking", silent)).differing == 0
 
 
@@ -156,8 +162,7 @@ async def test_view_is_written_and_read_after_its_rebuild(
     await rebuild(TRACKING, settings, "order_tracking", silent)
     later = records_of([*story("o-1"), *story("o-2")])[1:]
     assert (await handler.handle_records(later)).counts == {"processed": 5}
-    page = await handler.storage.page_view("order_tracking", {"status": "CANCELLED"}, "", 10)
-    assert [key for key, _ in page] == ["o-1", "o-2"]
+    assert await page(handler, "CANCELLED") == ["o-1", "o-2"]
     reader = await asyncpg.connect(settings.postgres_read_dsn)
     assert await reader.fetchval("SELECT count(*) FROM reporting.order_tracking") == 2
     await reader.close()
@@ -191,3 +196,167 @@ async def test_event_that_commits_while_the_log_is_read_is_not_lost(
 async def test_rebuild_of_an_unknown_view_says_which_there_are(settings: Settings) -> None:
     with pytest.raises(RebuildRefused, match="order_tracking"):
         await rebuild(TRACKING, settings, "orders", silent)
+
+
+# --- migrate beside writers ------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def writing(settings: Settings) -> AsyncIterator[None]:
+    """A batch of the application that is under way: it has written to a view and not committed."""
+    application = await asyncpg.connect(settings.postgres_dsn)
+    try:
+        async with application.transaction():
+            await application.execute("UPDATE view_order_tracking SET versions = versions")
+            yield
+    finally:
+        await application.close()
+
+
+async def test_migration_that_changes_nothing_waits_for_no_batch(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, story("o-1"))
+    async with writing(settings):
+        await asyncio.wait_for(migrate(TRACKING, settings), 20)
+
+
+async def test_new_column_keeps_batches_waiting_no_longer_than_they_bear(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    await hear(handler, story("o-1"))
+    await without_status(owner)
+    old = replace(
+        TRACKING, projections=[replace(ORDER_TRACKING, indexed=("channel", "external_order_id", "placed_day"))]
+    )
+    async with asyncio.TaskGroup() as group, writing(settings):
+        group.create_task(migrate(TRACKING, settings))
+        queued = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+        await eventually(lambda: owner.fetchval(queued), "the migration queues for the table")
+        await hear(Handler(old, handler.storage), story("o-2"), offset=3)  # behind it
+    assert await page(handler, "CANCELLED") == ["o-1", "o-2"]
+
+
+async def test_numbered_migration_gives_up_its_place_in_the_queue(
+    owner: asyncpg.Connection, settings: Settings
+) -> None:
+    async with owner.transaction():
+        await owner.execute("LOCK TABLE schema_migrations")
+        with pytest.raises(migration._LockTimeout):
+            await asyncio.to_thread(migration._run_numbered, migration._impatient(settings.postgres_owner_dsn))
+
+
+@pytest.mark.parametrize("left", ["no index", "an index that is not complete"])
+async def test_column_whose_filling_was_interrupted_is_filled(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings, servers: LocalCluster, left: str
+) -> None:
+    await hear(handler, story("o-1"))
+    await owner.execute("UPDATE view_order_tracking SET status = NULL")
+    if left == "no index":
+        await owner.execute("DROP INDEX view_order_tracking_status")
+    else:
+        admin = await asyncpg.connect(in_database(servers.admin_dsn, "oms_tracking"))
+        await admin.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'view_order_tracking_status'::regclass"
+        )
+        await admin.close()
+    await migrate(TRACKING, settings)
+    assert await page(handler, "CANCELLED") == ["o-1"]
+    complete = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'view_order_tracking_status'::regclass"
+    assert await owner.fetchval(complete) is True
+
+
+async def test_row_of_an_old_worker_lacks_the_new_column_until_it_is_rebuilt(
+    handler: Handler, owner: asyncpg.Connection, settings: Settings
+) -> None:
+    """What docs/operations.md tells an operator: migrate, roll out, then rebuild what `oms verify` names."""
+    await without_status(owner)
+    await migrate(TRACKING, settings)
+    old = replace(
+        TRACKING, projections=[replace(ORDER_TRACKING, indexed=("channel", "external_order_id", "placed_day"))]
+    )
+    await hear(Handler(old, handler.storage), story("o-1"))
+    assert await page(handler, "CANCELLED") == []
+    found = await differences(settings.postgres_dsn, "/tracking-service", ORDER_TRACKING, silent)
+    assert found.differing == [("o-1", "its columns status are not as its document")]
+    await rebuild(TRACKING, settings, "order_tracking", silent)
+    assert await page(handler, "CANCELLED") == ["o-1"]
+
+
+VERSIONS = "schema_migrations"
+STATUS = "ALTER TABLE view_order_tracking RENAME COLUMN"
+
+
+@pytest.mark.parametrize(
+    ("change", "undo", "lacking"),
+    [
+        (f"INSERT INTO {VERSIONS} VALUES ('9999')", f"DELETE FROM {VERSIONS} WHERE version = '9999'", []),
+        (
+            f"DELETE FROM {VERSIONS} WHERE version = '0002'",
+            f"INSERT INTO {VERSIONS} VALUES ('0002')",
+            ["0002_operator_action.sql"],
+        ),
+        (f"{STATUS} status TO state", f"{STATUS} state TO status", ["view_order_tracking.status"]),
+        (
+            f"REVOKE SELECT ON {VERSIONS} FROM oms_tracking_app",
+            f"GRANT SELECT ON {VERSIONS} TO oms_tracking_app",
+            ["0001_event_store.sql", "0002_operator_action.sql"],
+        ),
+    ],
+    ids=["what a newer release adds", "a migration", "a column", "the right to see it"],
+)
+async def test_what_a_database_lacks_is_named(
+    owner: asyncpg.Connection, settings: Settings, change: str, undo: str, lacking: list[str]
+) -> None:
+    application = await asyncpg.connect(settings.postgres_dsn)
+    await owner.execute(change)
+    try:
+        assert await unmigrated(application, TRACKING) == lacking
+    finally:
+        await owner.execute(undo)
+        await application.close()
+
+
+async def test_process_waits_for_its_migration(
+    owner: asyncpg.Connection, settings: Settings, servers: LocalCluster
+) -> None:
+    await owner.execute("DELETE FROM schema_migrations WHERE version = '0002'")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.tracking", "api"),
+        env={
+            **os.environ,
+            "OMS_POSTGRES_DSN": settings.postgres_dsn,
+            "OMS_KAFKA_BOOTSTRAP": servers.kafka_bootstrap,
+            "OMS_HTTP_PORT": str(port),
+            "OMS_ALLOW_UNSAFE": "missing_secret,single_replica",
+        },
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        lines = process.stdout
+        await eventually(lambda: said(lines, b"migration.waiting"), "the process waits")
+        await owner.execute("INSERT INTO schema_migrations VALUES ('0002')")
+        await eventually(lambda: said(lines, b"process.started"), "the process has started")
+        process.terminate()
+        await asyncio.wait_for(process.communicate(), 25)
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+async def said(lines: asyncio.StreamReader, what: bytes) -> bool:
+    return what in await lines.readline()
+
+
+async def without_status(owner: asyncpg.Connection) -> None:
+    """The table as a release had it that did not list by status."""
+    await owner.execute("DROP VIEW IF EXISTS reporting.order_tracking")
+    await owner.execute("ALTER TABLE view_order_tracking DROP COLUMN status")
+
+
+async def page(handler: Handler, status: str) -> list[str]:
+    return [key for key, _ in await handler.storage.page_view("order_tracking", {"status": status}, "", 10)]
