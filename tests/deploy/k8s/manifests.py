@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,14 @@ def rendered(place: str) -> str:
     return done.stdout
 
 
-def objects(place: str) -> Objects:
-    """Parsed anew at each call: a test may break them."""
+@cache
+def _parsed(place: str) -> Objects:
     return list(yaml.load_all(rendered(place), Loader))
+
+
+def objects(place: str) -> Objects:
+    """A copy at each call: a test may break it."""
+    return deepcopy(_parsed(place))
 
 
 def of(found: Objects, *kinds: str, name: str | None = None) -> Objects:
@@ -138,4 +144,5 @@ def replicas(deployment: Manifest, found: Objects) -> Sequence[int]:
     for scaled in of(found, "ScaledObject"):
         if scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]:
             return scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]
-    return deployment["spec"]["replicas"], deployment["spec"]["replicas"]
+    told = deployment["spec"].get("replicas", 1)
+    return told, told
