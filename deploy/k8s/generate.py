@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def wanted() -> Mapping[Path, str]:
         "cloudnative-pg/clusters.yaml": (each for one in known for each in database(one.name)),
         "backup/schedules.yaml": (schedule(one.name, minute) for minute, one in enumerate(known)),
         "keda/scaledobjects.yaml": (scaled(one) for one in known if one.subscribes),
-        "external-secrets/secrets.yaml": (each for one in known for each in secrets(one.name)),
+        "external-secrets/secrets.yaml": chain(shared_secrets(), (each for one in known for each in secrets(one.name))),
         "network-policies/databases.yaml": (each for one in known for each in database_policies(one.name)),
         "monitoring/rules.yaml": rules(),
     }
@@ -261,8 +262,14 @@ def secrets(service: str) -> Iterator[Manifest]:
     yield _secret(f"{service}-callback", "secret")
 
 
+def shared_secrets() -> Iterator[Manifest]:
+    """The file of API keys, hashes only, and one key itself: the operator's."""
+    yield _secret("orderloom-api-keys", "keys")
+    yield _secret("orderloom-operator-key", "key")
+
+
 def _secret(name: str, key: str, **more: Any) -> Manifest:
-    data = [{"secretKey": key, "remoteRef": {"key": f"orderloom/{name}", "property": key}}]
+    data = [{"secretKey": key, "remoteRef": {"key": f"orderloom/{name.removeprefix('orderloom-')}", "property": key}}]
     spec = {"refreshInterval": "1h", "secretStoreRef": STORE, **more, "data": data}
     return _object("external-secrets.io/v1", "ExternalSecret", name, spec, annotations=BEFORE_ALL)
 

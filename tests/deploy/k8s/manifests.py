@@ -60,11 +60,16 @@ def title(one: Manifest) -> str:
 
 
 def workloads(found: Objects) -> Objects:
+    """Every one that is ours: those of the services, and the operator's."""
     return of(found, "Deployment", "Job")
 
 
+def of_services(found: Objects) -> Objects:
+    return [one for one in workloads(found) if service_of(one) in SERVICES]
+
+
 def processes(found: Objects) -> Objects:
-    return of(found, "Deployment")
+    return [one for one in of_services(found) if one["kind"] == "Deployment"]
 
 
 def pod(workload: Manifest) -> Manifest:

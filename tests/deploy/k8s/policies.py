@@ -27,6 +27,7 @@ from tests.deploy.k8s.manifests import (
     matches,
     mounted,
     of,
+    of_services,
     pod,
     pods,
     processes,
@@ -58,6 +59,8 @@ AWAITED = frozenset(
         "postgres_password_file",
         "postgres_owner_password_file",
         "postgres_ca_file",
+        "api_keys_file",
+        "operator_key_file",
     }
 )
 """Settings that these manifests use and that are still to come."""
@@ -65,7 +68,7 @@ LABELS = {"name", "instance", "version", "component", "part-of", "managed-by"}
 
 
 def every_service_has_its_roles(found: Objects) -> Problems:
-    there = {(service_of(one), role_of(one)): one for one in workloads(found)}
+    there = {(service_of(one), role_of(one)): one for one in of_services(found)}
     wanted = {(service, role) for service in SERVICES for role in ("api", "worker", "migrate")}
     yield from (f"{service} has no {role}" for service, role in sorted(wanted - there.keys()))
     for (service, role), one in there.items():
@@ -299,7 +302,7 @@ def workers_are_no_more_than_partitions(found: Objects) -> Problems:
 
 
 def databases_are_the_services_own(found: Objects) -> Problems:
-    for one in workloads(found):
+    for one in of_services(found):
         env, service = environment(one, found), service_of(one)
         for role in ("app", "owner", "read"):
             dsn = env[f"OMS_POSTGRES_{'' if role == 'app' else role.upper() + '_'}DSN"]

@@ -70,9 +70,7 @@ def test_roles_of_a_database_have_the_limits_of_the_local_cluster(service: str) 
 
 def test_rules_are_those_of_prometheus() -> None:
     (found,) = of(objects("overlays/prod"), "PrometheusRule")
-    rules = [
-        yaml.safe_load(path.read_text())["groups"] for path in sorted(RULES.glob("*.yaml"))
-    ]
+    rules = [yaml.safe_load(path.read_text())["groups"] for path in sorted(RULES.glob("*.yaml"))]
     assert found["spec"]["groups"] == [group for groups in rules for group in groups]
 
 
