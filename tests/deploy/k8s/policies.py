@@ -213,7 +213,7 @@ def secrets_are_made(found: Objects) -> Problems:
     wanted = {secret: title(one) for one in workloads(found) for secret in mounted(one).values()}
     for one in of(found, "Cluster"):
         roles = [role["passwordSecret"]["name"] for role in one["spec"]["managed"]["roles"]]
-        wanted |= {secret: title(one) for secret in (*roles, one["spec"]["bootstrap"]["initdb"]["secret"]["name"])}
+        wanted |= {secret: title(one) for secret in (*roles, _beginning(one)["secret"]["name"])}
     for one in of(found, "TriggerAuthentication"):
         wanted |= {each["name"]: title(one) for each in one["spec"]["secretTargetRef"]}
     yield from (f"{user} needs {secret}, which nothing makes" for secret, user in wanted.items() if secret not in made)
@@ -250,6 +250,10 @@ def references_lead_somewhere(found: Objects) -> Problems:
     for one in of(found, "Cluster"):
         stores = [each["parameters"]["barmanObjectName"] for each in one["spec"].get("plugins", ())]
         wanted += [(one, "ObjectStore", store) for store in stores]
+    kafka = {environment(one, found)["OMS_KAFKA_BOOTSTRAP"] for one in workloads(found)}
+    for one in of(found, "ScaledObject"):
+        if {each["metadata"]["bootstrapServers"] for each in one["spec"]["triggers"]} != kafka:
+            yield f"{title(one)} asks another Kafka than the services do"
     for one, kind, name in wanted:
         if (kind, name) not in there:
             yield f"{title(one)} names {kind} {name}, which is not there"
@@ -314,9 +318,15 @@ def databases_are_the_services_own(found: Objects) -> Problems:
         yield from _cluster(one, found)
 
 
+def _beginning(cluster: Manifest) -> Manifest:
+    """A database begins empty, or from a backup."""
+    (beginning,) = cluster["spec"]["bootstrap"].values()
+    return beginning
+
+
 def _cluster(one: Manifest, found: Objects) -> Problems:
     spec, service = one["spec"], one["metadata"]["name"].removesuffix("-db")
-    made = {spec["bootstrap"]["initdb"]["owner"], *(role["name"] for role in spec["managed"]["roles"])}
+    made = {_beginning(one)["owner"], *(role["name"] for role in spec["managed"]["roles"])}
     if made != {f"oms_{service}_{role}" for role in ("owner", "app", "read")}:
         yield f"{title(one)} has other roles than its service logs in with"
     if spec["instances"] > 1 and spec["postgresql"].get("synchronous", {}).get("dataDurability") != "required":

@@ -1,9 +1,12 @@
 """deploy/k8s, checked without a cluster. Everything that a check is there for is broken below, to see it caught."""
 
+import re
 from collections.abc import Callable
+from textwrap import dedent
 from typing import Any
 
 import pytest
+import yaml
 
 from libs.events.topics import TOPICS
 from libs.runtime.api import Ports
@@ -14,6 +17,7 @@ from services.tracking.service import service as tracking
 from tests.deploy.k8s import network, policies, schema
 from tests.deploy.k8s.manifests import (
     OVERLAYS,
+    ROOT,
     Manifest,
     Objects,
     container,
@@ -55,6 +59,30 @@ def test_probed_routes_are_served() -> None:
 
     app = create_app(tracking(), Ports(MemoryStorage(), None, ""), health)
     assert {*policies.PROBES.values(), "/metrics"} <= {getattr(route, "path", "") for route in app.routes}
+
+
+def _manual() -> str:
+    return (ROOT / "docs/operations.md").read_text()
+
+
+def test_cluster_restored_as_the_manual_says_is_as_it_must_be() -> None:
+    (told,) = re.findall(r"^( +)spec:\n((?:\1 .*\n)+)", _manual(), re.MULTILINE)
+    found = objects("overlays/prod")
+    named(found, "Cluster", "order-db")["spec"].update(yaml.safe_load(dedent(told[1])))
+    assert policies.problems(found) == []
+    assert list(schema.problems(found)) == []
+
+
+def test_what_the_manual_commands_is_there() -> None:
+    found = objects("overlays/prod")
+    kinds = {"deployment/": "Deployment", "scaledobject ": "ScaledObject", "kafkatopic ": "KafkaTopic", "job ": "Job"}
+    told = re.findall(r"(deployment/|scaledobject |kafkatopic |get job )([a-z][a-z.-]+)", _manual())
+    there = {(one["kind"], one["metadata"]["name"]) for one in found}
+    assert told
+    assert {(kinds[kind.removeprefix("get ")], name) for kind, name in told} <= there
+    selectors = re.findall(r"-l (app\.kubernetes\.io/\w+)=([a-z]+)", _manual())
+    assert selectors
+    assert set(selectors) <= {pair for one in found for pair in one["metadata"].get("labels", {}).items()}
 
 
 def _order(found: Objects, role: str = "api") -> Manifest:
@@ -264,6 +292,12 @@ BREAKS: list[tuple[policies.Check, str, Break, str]] = [
         "service of nothing",
         lambda f: named(f, "Service", "order-api")["spec"].update(selector={"a": "b"}),
         "selects nothing",
+    ),
+    (
+        policies.references_lead_somewhere,
+        "another Kafka",
+        lambda f: _settings(f).update(OMS_KAFKA_BOOTSTRAP="kafka:9093"),
+        "another Kafka than",
     ),
     (
         policies.references_lead_somewhere,
