@@ -179,6 +179,8 @@ def _role(service: str, role: str, **more: Any) -> Manifest:
 
 def _first_sql(service: str) -> Iterator[str]:
     owner, app, read = (f"oms_{service}_{role}" for role in ("owner", "app", "read"))
+    # A migration that waits for a lock makes everybody else wait behind it: it fails, and its Job tries again.
+    yield f"ALTER ROLE {owner} SET lock_timeout = '10s'"
     for role, limits in LIMITS.items():
         yield f"CREATE ROLE oms_{service}_{role} LOGIN"
         yield from (f"ALTER ROLE oms_{service}_{role} SET {name} = '{value}'" for name, value in limits.items())
