@@ -109,7 +109,7 @@ def ports_are_those_of_the_settings(found: Objects) -> Problems:
 
 
 def _port(one: Manifest, found: Objects) -> int:
-    return int(environment(one, found)["OMS_HTTP_PORT"])
+    return int(environment(one, found).get("OMS_HTTP_PORT", Settings.model_fields["http_port"].default))
 
 
 def resources_are_named(found: Objects) -> Problems:
@@ -273,7 +273,7 @@ def doors_are_public_ones(found: Objects) -> Problems:
 def processes_have_time_to_stop(found: Objects) -> Problems:
     for one in processes(found):
         wait = container(one).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        stop = float(environment(one, found)["OMS_STOP_SECONDS"])
+        stop = float(environment(one, found).get("OMS_STOP_SECONDS", Settings.model_fields["stop_seconds"].default))
         if pod(one).get("terminationGracePeriodSeconds", 30) < wait + stop + CLOSING_SECONDS + ENDING_SECONDS:
             yield f"{title(one)} is killed before it may have stopped"
         if role_of(one) == "api" and wait < 1:
