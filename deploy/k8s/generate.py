@@ -162,7 +162,7 @@ def database(service: str) -> Iterator[Manifest]:
                 "owner": owner,
                 "secret": {"name": f"{service}-db-owner"},
                 "dataChecksums": True,
-                "postInitApplicationSQL": list(_first_sql(service)),
+                "postInitApplicationSQL": list(first_sql(service)),
             }
         },
         "managed": {"roles": [_role(service, "app", inRoles=["pg_read_all_stats"]), _role(service, "read")]},
@@ -177,7 +177,8 @@ def _role(service: str, role: str, **more: Any) -> Manifest:
     return {"name": f"oms_{service}_{role}", "ensure": "present", "login": True, "passwordSecret": secret, **more}
 
 
-def _first_sql(service: str) -> Iterator[str]:
+def first_sql(service: str) -> Iterator[str]:
+    """Given once, in the new database that its owner has: what `oms up` does on the local cluster."""
     owner, app, read = (f"oms_{service}_{role}" for role in ("owner", "app", "read"))
     # A migration that waits for a lock makes everybody else wait behind it: it fails, and its Job tries again.
     yield f"ALTER ROLE {owner} SET lock_timeout = '10s'"
