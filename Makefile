@@ -18,9 +18,9 @@ ARGS ?=
 	@$(BIN)/pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@
 
-.PHONY: help install demo up down status test faults bench check format golden lock clean
+.PHONY: help install demo up down status test faults bench check deploy-check k8s-generate format golden lock clean
 help: ## list what make can do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/dev.stamp ## everything for development into .venv
 
@@ -51,6 +51,12 @@ check: .venv/dev.stamp ## format, lint, types, import rules, shape: under a minu
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest -q tests/unit/test_shape.py
+
+deploy-check: .venv/dev.stamp ## render deploy/k8s and check it without a cluster; a part of make test
+	@$(BIN)/pytest -q tests/deploy
+
+k8s-generate: .venv/dev.stamp ## write the Kubernetes manifests that follow from topics and services
+	@$(BIN)/python -m deploy.k8s.generate
 
 format: .venv/dev.stamp ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
