@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.k8s.generate import DASHBOARDS, HERE, RULES, services, wanted
+from deploy.k8s.generate import DASHBOARDS, HERE, RULES, wanted
 from libs.events.topics import TOPICS
-from libs.runtime.handler import Handler
-from libs.testing.memory import MemoryStorage
+from oms.catalogue import catalogue
 from oms.cluster.databases import LIMITS
 from tests.deploy.k8s.manifests import SERVICES, named, objects, of
 
@@ -22,7 +21,7 @@ def test_generated_file_is_up_to_date(path: Any) -> None:
 
 
 def test_generator_knows_every_service() -> None:
-    assert tuple(service.name for service in services()) == SERVICES
+    assert tuple(catalogue()) == SERVICES
 
 
 def _acls(user: str) -> set[tuple[str, str, str]]:
@@ -34,15 +33,14 @@ def _acls(user: str) -> set[tuple[str, str, str]]:
     }
 
 
-@pytest.mark.parametrize("service", services(), ids=lambda service: service.name)
+@pytest.mark.parametrize("service", catalogue().values(), ids=lambda service: service.name)
 def test_service_may_write_its_own_topics_read_what_it_subscribes_to_and_join_its_group(service: Any) -> None:
     acls = _acls(service.name)
     own = {topic.name for topic in TOPICS if topic.owner == service.name}
     heard = {topic.name for topic in service.subscribes}
-    group = Handler(service, MemoryStorage()).consumer
     assert {name for operation, kind, name in acls if (operation, kind) == ("Write", "topic")} == own
     assert {name for operation, kind, name in acls if (operation, kind) == ("Read", "topic")} == heard
-    assert {(operation, name) for operation, kind, name in acls if kind == "group"} == {("Read", group)}
+    assert {(operation, name) for operation, kind, name in acls if kind == "group"} == {("Read", service.consumer)}
     assert {operation for operation, *_ in acls} <= {"Read", "Write", "Describe", "DescribeConfigs"}
 
 
