@@ -63,10 +63,16 @@ async def test_service_is_migrated_and_its_roles_may_what_they_must(dsns: dict[s
         for statement in ("DELETE FROM events", "CREATE TABLE mine ()", "DROP TABLE events"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await app.execute(statement)
-        assert {name: await app.fetchval(f"SHOW {name}") for name in LIMITS["app"]} == LIMITS["app"]
+        assert await app.fetchval("SHOW statement_timeout") == LIMITS["app"]["statement_timeout"]
     async with _session(dsns["read"]) as read:
         assert await read.fetchval("SELECT count(*) FROM reporting.order_view") == 0
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await read.fetchval("SELECT count(*) FROM events")
     async with _session(dsns["owner"]) as owner:
+        kept = await owner.fetch(
+            "SELECT rolname, setconfig FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole"
+        )
+        told = {row["rolname"]: set(row["setconfig"]) for row in kept}
+        for role, limits in LIMITS.items():
+            assert told[f"{DATABASE}_{role}"] == {f"{name}={value}" for name, value in limits.items()}
         assert await owner.fetchval("SHOW lock_timeout") == "10s"
