@@ -6,9 +6,7 @@ nothing of a person ever becomes a label.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
-
-from libs.runtime.settings import Unsafe
+from typing import Literal
 
 CounterName = Literal[
     "oms.records",
@@ -160,7 +158,7 @@ _OF_THE_DATABASE = "the same from every process of the service"
 GAUGES: Mapping[GaugeName, Instrument] = {
     "oms.unsafe": Instrument(
         meaning="1 while the process runs under a finding that `OMS_ALLOW_UNSAFE` allows",
-        labels={"finding": get_args(Unsafe)},
+        labels={"finding": "findings of the preflight (docs/runbooks/does-not-start.md)"},
     ),
     "oms.dependency.up": Instrument(
         meaning="1 if it answered when last asked, 0 if not", labels={"dependency": ("postgres", "kafka")}
