@@ -109,7 +109,7 @@ async def test_logs_name_events_by_their_ids(shop: Outside, system: LocalCluster
     assert {(line["event_id"], line["stream_version"]) for line in told} == {tuple(row) for row in stored}
     assert {line["trace_id"] for line in told} == {trace_id}
     assert all(line["causation_id"] and line["service"] == "oms-order" for line in told)
-    batches = lines(system, "tracking", "batch.handled")
+    batches = [line for line in lines(system, "tracking", "batch.handled") if line.get("processed")]
     assert all(line["records"] and line["next_offsets"] and line["duration_ms"] > 0 for line in batches)
     assert sum(line.get("processed", 0) for line in batches) > len(told)
 
