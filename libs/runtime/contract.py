@@ -88,13 +88,15 @@ def publish(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _completed(get_openapi(title=app.title, version=app.version, routes=app.routes))
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            app.openapi_schema = _completed(schema, keyed=app.state.ports.keys is not None)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _completed(schema: dict[str, Any]) -> dict[str, Any]:
+def _completed(schema: dict[str, Any], *, keyed: bool) -> dict[str, Any]:
+    """`keyed`: whether this process asks for API keys at all; where it does not, showing none is one of the ways."""
     components = schema.setdefault("components", {})
     components.setdefault("schemas", {})["Problem"] = _PROBLEM_SCHEMA
     components["securitySchemes"] = SCHEMES
@@ -103,6 +105,7 @@ def _completed(schema: dict[str, Any]) -> dict[str, Any]:
             _complete(operation["responses"], path, method)
             if any(API_KEY in one for one in operation["security"]):
                 operation["responses"] |= _KEYED
+                operation["security"] += [] if keyed else [{}]
             if _is_command(path, method):
                 operation.setdefault("parameters", []).extend((_KEY_PARAMETER, _VERSION_PARAMETER))
     return schema

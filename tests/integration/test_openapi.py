@@ -39,12 +39,17 @@ expected-statuses = ["4xx"]
 async def test_service_answers_nothing_that_its_openapi_does_not_document(
     system: LocalCluster, service: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    command = ["run", f"{system.url(service)}/openapi.json", "--phases", "coverage,fuzzing", "--seed", "1"]
+    await held_to_its_openapi(system.url(service), tmp_path)
+
+
+async def held_to_its_openapi(url: str, folder: Path, *options: str) -> None:
+    """Also where keys are on: `options` show one then, and leaving it out must be refused as documented."""
+    (folder / "schemathesis.toml").write_text(CONFIG)
+    command = ["run", f"{url}/openapi.json", "--phases", "coverage,fuzzing", "--seed", "1", *options]
     command += ["--checks", ",".join(CHECKS), "--max-examples", "20", "--request-timeout", "15", "--no-color"]
     run = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", *command),
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "NO_PROXY": "127.0.0.1"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

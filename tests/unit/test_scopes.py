@@ -109,9 +109,10 @@ def test_scopes_are_what_each_kind_of_client_needs(name: str) -> None:
             assert scopes == ({"operator", "reader"} if method == "GET" else {"operator"})
 
 
+@pytest.mark.parametrize("keyed", [True, False])
 @pytest.mark.parametrize("name", catalogue())
-def test_openapi_tells_of_the_key_and_of_both_refusals(name: str) -> None:
-    schema = app_of(name, None).openapi()
+def test_openapi_tells_of_the_key_and_of_both_refusals(name: str, keyed: bool, shown: dict[str, str]) -> None:
+    schema = app_of(name, shown["file"] if keyed else None).openapi()
     assert schema["components"]["securitySchemes"][API_KEY]["scheme"] == "bearer"
     for path, operations in schema["paths"].items():
         for operation in operations.values():
@@ -121,6 +122,7 @@ def test_openapi_tells_of_the_key_and_of_both_refusals(name: str) -> None:
             else:
                 assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
                 assert "403" in operation["responses"]
+                assert ({} in operation["security"]) is not keyed, "where keys are off, none is a way, too"
 
 
 async def test_without_keys_nothing_is_asked_for() -> None:
