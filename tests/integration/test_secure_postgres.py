@@ -25,7 +25,7 @@ from libs.runtime.settings import Settings
 from libs.testing.deadline import eventually
 from oms.cluster import apps
 from oms.cluster.state import pick_ports
-from tests.integration.test_openapi import held_to_its_openapi
+from tests.conformance import held_to_its_openapi
 from tests.secure import SecureBroker, SecureDatabases, needs_openssl, needs_postgres, secure_broker, secure_databases
 
 pytestmark = [
