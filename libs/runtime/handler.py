@@ -66,7 +66,8 @@ class Answer:
 
     @staticmethod
     def from_json(data: bytes) -> "Answer":
-        fields = orjson.loads(data)
+        """Also what a newer release has stored, with fields that this one does not know."""
+        fields = {name: value for name, value in orjson.loads(data).items() if name in Answer.__slots__}
         return Answer(**{**fields, "events": tuple(fields["events"])})
 
 

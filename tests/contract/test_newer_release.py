@@ -11,7 +11,7 @@ import pytest
 from libs.events.topics import ORDER_EVENTS
 from libs.runtime import telemetry, timers
 from libs.runtime.commit import GroupCommit
-from libs.runtime.handler import BROKEN, Handler, Request
+from libs.runtime.handler import BROKEN, Answer, Handler, Request
 from libs.runtime.identity import Cause, new_id
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Changes, NewHead, Partition, Storage
@@ -94,3 +94,8 @@ async def test_deadline_of_the_stream_stays_for_the_newer_release(
     assert await old.storage.due_streams(10) == ["stock-A"]
     assert paused == [1.0], "it would be woken again and again"
     assert alarms == []
+
+
+def test_answer_that_a_newer_release_stored_is_given_again() -> None:
+    answer = Answer("stock-A", 1, ("StockReceived",))
+    assert Answer.from_json(answer.to_json().replace(b"{", b'{"since_next_release":[1],', 1)) == answer
