@@ -49,21 +49,6 @@ MORE_SETTINGS: dict[str, dict[str, type[BaseModel]]] = {
     "payment": {"OMS_PSP_": PspSettings, "OMS_PAYMENT_": PaymentTerms},
     "fulfillment": {"OMS_WAREHOUSE_": DoorSettings, "OMS_CARRIER_": DoorSettings},
 }
-AWAITED = frozenset(
-    {
-        "kafka_security_protocol",
-        "kafka_sasl_mechanism",
-        "kafka_sasl_username",
-        "kafka_sasl_password_file",
-        "kafka_ca_file",
-        "postgres_password_file",
-        "postgres_owner_password_file",
-        "postgres_ca_file",
-        "api_keys_file",
-        "operator_key_file",
-    }
-)
-"""Settings that these manifests use and that are still to come."""
 LABELS = {"name", "instance", "version", "component", "part-of", "managed-by"}
 
 
@@ -165,10 +150,7 @@ def settings_are_known(found: Objects) -> Problems:
         models = {"OMS_": Settings, **MORE_SETTINGS.get(service_of(one), {})}
         for name in env:
             names = {prefix: name.removeprefix(prefix).lower() for prefix in models}
-            if (
-                not any(names[prefix] in models[prefix].model_fields for prefix in models)
-                and names["OMS_"] not in AWAITED
-            ):
+            if not any(names[prefix] in models[prefix].model_fields for prefix in models):
                 yield f"{title(one)}: {name} is no setting"
         for prefix, model in models.items():
             values = {

@@ -48,11 +48,6 @@ def test_base_needs_no_operator() -> None:
     assert list(schema.problems(base)) == []
 
 
-def test_settings_that_are_awaited_are_not_there_yet() -> None:
-    """Then they are settings like any other: take them out of AWAITED."""
-    assert policies.AWAITED.isdisjoint(Settings.model_fields)
-
-
 def test_probed_routes_are_served() -> None:
     async def health() -> dict[str, bool]:
         return {"ready": True}
