@@ -11,7 +11,6 @@ import yaml
 from libs.events.topics import TOPICS
 from libs.runtime.api import Ports
 from libs.runtime.http import create_app
-from libs.runtime.settings import Settings
 from libs.testing.memory import MemoryStorage
 from services.tracking.service import service as tracking
 from tests.deploy.k8s import network, policies, schema
