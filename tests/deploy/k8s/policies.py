@@ -8,9 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from libs.events.topics import TOPICS
+from libs.runtime.configuration import check_settings
 from libs.runtime.door import DoorSettings
 from libs.runtime.settings import Settings
 from libs.runtime.worker import ENDING_SECONDS
+from oms.settings_page import OTHERS
 from services.order.domain.timers import OrderTimers
 from services.payment.domain.decider import PaymentTerms
 from services.payment.gateway import PspSettings
@@ -148,7 +150,7 @@ def settings_are_known(found: Objects) -> Problems:
     for one in workloads(found):
         env = environment(one, found)
         models = {"OMS_": Settings, **MORE_SETTINGS.get(service_of(one), {})}
-        for name in env:
+        for name in env.keys() - OTHERS.keys():
             names = {prefix: name.removeprefix(prefix).lower() for prefix in models}
             if not any(names[prefix] in models[prefix].model_fields for prefix in models):
                 yield f"{title(one)}: {name} is no setting"
@@ -162,6 +164,14 @@ def settings_are_known(found: Objects) -> Problems:
                 yield from (
                     f"{title(one)}: {prefix}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()
                 )
+
+
+def links_are_safe(found: Objects) -> Problems:
+    """What a process would refuse of these settings at its start. The files are not here, and so not looked into."""
+    for one in of_services(found):
+        env = {name.removeprefix("OMS_").lower(): value for name, value in environment(one, found).items()}
+        settings = Settings.model_validate({name: env[name] for name in env.keys() & Settings.model_fields.keys()})
+        yield from (f"{title(one)}: {said}" for said in check_settings(settings) if said.name is not None)
 
 
 def secrets_are_files(found: Objects) -> Problems:
@@ -356,6 +366,7 @@ CHECKS: tuple[Check, ...] = (
     pods_are_restricted,
     images_are_pinned,
     settings_are_known,
+    links_are_safe,
     secrets_are_files,
     secrets_are_made,
     selectors_find_something,

@@ -244,6 +244,19 @@ BREAKS: list[tuple[policies.Check, str, Break, str]] = [
         "OMS_PSP_CONNECT_SECONDS is no",
     ),
     (
+        policies.links_are_safe,
+        "plaintext",
+        lambda f: _settings(f).update(OMS_KAFKA_SECURITY_PROTOCOL="PLAINTEXT"),
+        "plaintext_kafka",
+    ),
+    (
+        policies.links_are_safe,
+        "no database's CA",
+        lambda f: _settings(f).pop("OMS_POSTGRES_CA_FILE"),
+        "unverified_postgres",
+    ),
+    (policies.links_are_safe, "no API keys", lambda f: _settings(f).pop("OMS_API_KEYS_FILE"), "no_api_keys"),
+    (
         policies.secrets_are_files,
         "secret in the environment",
         lambda f: container(_order(f)).update(
