@@ -168,7 +168,7 @@ class Host:
             assert ".stopped" in told
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
     def wait_until_healthy(self, container: str, process: subprocess.Popen[str]) -> None:
         _, program, *arguments = CONTAINERS[container]["healthcheck"]["test"]
