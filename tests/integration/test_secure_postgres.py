@@ -25,7 +25,6 @@ from libs.runtime.settings import Settings
 from libs.testing.deadline import eventually
 from oms.cluster import apps
 from oms.cluster.state import pick_ports
-from tests.conformance import held_to_its_openapi
 from tests.secure import SecureBroker, SecureDatabases, needs_openssl, needs_postgres, secure_broker, secure_databases
 
 pytestmark = [
@@ -229,19 +228,6 @@ async def test_orders_go_from_http_to_tracking_over_secured_links_alone(shop: Sh
         # Each connection to Kafka is cut once at least before the next order.
         cut_at = time.monotonic() + LOGIN_MS / 1000
         await eventually(lambda at=cut_at: passed(at), "its logins have run out")
-
-
-async def test_service_that_asks_for_keys_is_held_to_its_openapi(shop: Shop, tmp_path: Path) -> None:
-    await eventually(lambda: placed(shop, 0), "the order service is there", 40)
-    every, text = new_key("every", SCOPES)
-    write_keys(shop.keys_file, [*read_keys(shop.keys_file), every])
-
-    async def known() -> bool:
-        answer = await shop.client.get(f"{shop.urls['order']}/orders", headers={"authorization": f"Bearer {text}"})
-        return answer.status_code == 200
-
-    await eventually(known, "the new key is known", 5)
-    await held_to_its_openapi(shop.urls["order"], tmp_path, "--header", f"Authorization: Bearer {text}")
 
 
 async def test_keys_are_asked_for_and_a_revoked_one_is_refused_in_seconds(shop: Shop) -> None:
