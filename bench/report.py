@@ -91,7 +91,7 @@ Written by `{flat["command"]}` at {flat["measured_at"]}; the same figures by key
 {_table(GOAL_HEAD, goal_rows(flat))}
 The headline ran in the shape `{flat.get("headline_shape", "not chosen")}` (which services share a process; the best of
 one, two and five). Medians of the rounds. `_5m` and `_full` are at {flat.get("order_events_full", 0):,.0f} events in
-the store.
+the store. [Why it is as fast as it is](../docs/performance.md) explains the goals that are missed.
 
 ## Whole orders
 

@@ -105,6 +105,7 @@ COUNTERS: Mapping[CounterName, Instrument] = {
                 "wake_did_not_rest",
                 "request_failed",
                 "effect_failed",
+                "api_keys_unreadable",
             )
         },
     ),
