@@ -124,7 +124,7 @@ class Handler:
     ) -> None:
         self.service = service
         self.storage = storage
-        self.consumer = consumer or f"oms.{service.name}.{'policy' if service.decider else 'views'}"
+        self.consumer = consumer or service.consumer
         self.committed = asyncio.Event()
         self.effects_added = asyncio.Event()
         self._intake = Intake(service)
