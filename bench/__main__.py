@@ -130,7 +130,8 @@ async def _measure(rig: Rig, plan: Plan, sections: frozenset[str], shape: str, f
     async def parts() -> None:
         figures.update(await measure_parts(rig, journey, plan, told))
 
-    for section, work in (("workers", workers), ("memory", memory), ("growth", growth), ("parts", parts)):
+    # `workers` empties tracking, which the others take an order's rows from.
+    for section, work in (("memory", memory), ("growth", growth), ("parts", parts), ("workers", workers)):
         if section in sections:
             await contest.attempt(section, work)
     derive(figures, shape)

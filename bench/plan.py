@@ -59,7 +59,7 @@ QUICK = Plan(
     rebuild_events=50_000,
     growth_orders=(0, 3_000),
     memory_orders=400,
-    worker_orders=500,
+    worker_orders=1_500,
     worker_rounds=1,
 )
 """Stores of a hundredth, rounds of a quarter: it shows that everything works, and roughly where the figures are."""

@@ -80,6 +80,7 @@ def show(console: Console, flat: Flat) -> None:
 
 def write_results(path: Path, flat: Flat, rig: Rig, journey: Journey) -> None:
     quick = "\n**A quick run: small stores and short rounds. It shows that all works, not how fast it is.**\n"
+    latency = "![Placed to confirmed](latency.svg)\n" if (path.parent / "latency.svg").exists() else ""
     machine = [(name, flat[name]) for name in ("machine", "system", "python", "postgres", "kafka", "load_before")]
     text = f"""# Results of the benchmark
 
@@ -100,8 +101,7 @@ CPU is that of one order, by process group; the load generator is not in it.
 
 ![Orders a second](orders.svg)
 ![CPU of one order](cpu.svg)
-![Placed to confirmed](latency.svg)
-
+{latency}
 ## All other figures
 
 {_table(("key", "measured"), other_rows(flat))}
