@@ -1,6 +1,7 @@
 """What a process says of itself: names and labels from one table, spans under the right trace, logs without values."""
 
 import ast
+import gc
 import io
 import json
 import logging
@@ -236,6 +237,7 @@ def test_process_has_the_name_that_opentelemetry_s_variables_give_it(monkeypatch
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """What is logged, as the process would: structlog and libraries alike."""
+    gc.collect()  # what other tests have left behind has its last words now
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers, root.level
     with redirect_stdout(io.StringIO()) as text:
