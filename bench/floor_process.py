@@ -14,6 +14,7 @@ from bench.floor_service import FloorService
 from bench.floor_template import Template
 from bench.journey import Journey
 from libs.runtime.kafka import MAX_REQUEST_BYTES
+from libs.runtime.link import nothing_to_reset
 
 
 class FloorPlan(BaseModel):
@@ -31,9 +32,6 @@ async def serve(plan: FloorPlan) -> None:
 
 
 async def _serve_one(name: str, dsn: str, plan: FloorPlan, template: Template) -> None:
-    async def nothing(_connection: object) -> None:
-        return None
-
     consumer = AIOKafkaConsumer(bootstrap_servers=plan.bootstrap, enable_auto_commit=False)
     producer = AIOKafkaProducer(
         bootstrap_servers=plan.bootstrap,
@@ -42,7 +40,7 @@ async def _serve_one(name: str, dsn: str, plan: FloorPlan, template: Template) -
         max_batch_size=MAX_REQUEST_BYTES,
         max_request_size=2 * MAX_REQUEST_BYTES,
     )
-    async with asyncpg.create_pool(dsn, min_size=4, max_size=4, reset=nothing) as pool, consumer, producer:
+    async with asyncpg.create_pool(dsn, min_size=4, max_size=4, reset=nothing_to_reset) as pool, consumer, producer:
         await FloorService(name, pool, consumer, producer, template).run(plan.topics[name])
 
 

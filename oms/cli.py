@@ -27,8 +27,8 @@ from oms.operate import verify as verifying
 from oms.operate.doctor import access, doctor
 from oms.operate.doors import doors, state_of_cluster
 from oms.operate.keys import keys_app
-from oms.operate.park import By, Json, Reason, Url, park_app
-from oms.operate.telling import failing, print_json
+from oms.operate.park import By, Reason, Url, park_app
+from oms.operate.telling import Json, failing, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -103,7 +103,7 @@ def down(
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show every part: its process, address, health, and how far a service lags behind its topics.
 

@@ -16,6 +16,7 @@ from bench.journey import Journey
 from bench.rig import Rig
 from libs.events.envelope import from_headers, headers_of
 from libs.runtime.event_store import PostgresStorage
+from libs.runtime.link import nothing_to_reset
 from libs.runtime.settings import Settings
 from libs.runtime.storage import StoredEvent
 from libs.testing.database import database, in_database
@@ -67,12 +68,8 @@ async def bed(rig: Rig, name: str, journey: Journey, rows: Rows) -> AsyncIterato
             postgres_dsn=dsn,
             postgres_owner_dsn=in_database(admin, f"bench_{name}"),
         )
-        async with asyncpg.create_pool(dsn, min_size=8, max_size=8, reset=_nothing) as pool:
+        async with asyncpg.create_pool(dsn, min_size=8, max_size=8, reset=nothing_to_reset) as pool:
             yield Bed(name, rig, pool, settings, journey, rows)
-
-
-async def _nothing(_connection: Any) -> None:
-    return None
 
 
 def new_events(bed: Bed) -> Iterator[StoredEvent]:

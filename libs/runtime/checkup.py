@@ -11,7 +11,7 @@ from libs.runtime.access import Access
 from libs.runtime.preflight import Finding, TopicFacts
 
 _FOR_EVER = -1
-_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 
 Acl = tuple[str, str, str, str]
 """User (without `User:`), resource, name and operation of an ACL that allows."""
@@ -160,7 +160,7 @@ def _check_role(facts: DatabaseFacts) -> Iterator[Finding]:
         yield _finding(
             "Every role of the server may connect to this database", "REVOKE ALL ON DATABASE … FROM PUBLIC, and grant"
         )
-    if unlimited := [name for name in _LIMITS if facts.limits.get(name) in (None, "0")]:
+    if unlimited := [name for name in LIMITS if facts.limits.get(name) in (None, "0")]:
         yield _finding(
             f"{facts.role} has no {', '.join(unlimited)}: one forgotten transaction holds up the whole service",
             f"ALTER ROLE {facts.role} SET statement_timeout = '5s', lock_timeout = '2s' and"

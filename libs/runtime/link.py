@@ -57,6 +57,10 @@ def postgres_link(settings: Settings) -> dict[str, Any]:
     return link
 
 
+async def nothing_to_reset(_connection: Any) -> None:
+    """Nothing here changes a session: the reset that asyncpg makes of it costs a round trip for every use."""
+
+
 def _password(file: Path) -> Callable[[], str]:
     return lambda: secret(file)
 

@@ -194,12 +194,6 @@ def rights_of(service: Service[Any]) -> Mapping[str, str]:
     return {**_APP_MAY, **views}
 
 
-def migrations() -> Sequence[str]:
-    """The numbers of this release's migrations, in order."""
-    names = [path.name for path in (files("libs.runtime") / "sql").iterdir()]
-    return sorted(name.partition("_")[0] for name in names if name.endswith(".sql"))
-
-
 async def grant(connection: Any, service: Service[Any], settings: Settings) -> None:
     if app := urlsplit(settings.postgres_dsn).username:
         for table, rights in rights_of(service).items():

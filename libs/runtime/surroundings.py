@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, SecurityDisabled, for_code
 from aiokafka.protocol.admin import DescribeAclsRequest
 
 from libs.events.topics import Topic
-from libs.runtime.checkup import Acl, DatabaseFacts
+from libs.runtime.checkup import LIMITS, Acl, DatabaseFacts
 from libs.runtime.errors import Unavailable, sorted_error
 from libs.runtime.kafka import new_admin
 from libs.runtime.link import kafka_link
@@ -53,7 +53,6 @@ SELECT current_user::text AS role,
        current_setting('lock_timeout') AS lock_timeout,
        current_setting('idle_in_transaction_session_timeout') AS idle_in_transaction_session_timeout
 """
-_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 _TABLE_FACTS = """
 SELECT relname::text AS name,
        ARRAY(SELECT may FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'])
@@ -147,7 +146,7 @@ async def database_facts(pool: asyncpg.Pool) -> DatabaseFacts:
         powers=[power for power in role["powers"] if power],
         owned=role["owned"],
         public_may_connect=role["public_may_connect"],
-        limits={name: role[name] for name in _LIMITS},
+        limits={name: role[name] for name in LIMITS},
         tables={row["name"]: frozenset(row["rights"]) for row in tables},
         columns={row["name"]: frozenset(row["columns"]) for row in tables},
         migrations=applied,

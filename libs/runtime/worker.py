@@ -28,7 +28,7 @@ from libs.runtime.garbage import tune_garbage_collector
 from libs.runtime.handler import Handler
 from libs.runtime.http import PromptProtocol, create_app
 from libs.runtime.keys import Keys
-from libs.runtime.link import postgres_link
+from libs.runtime.link import nothing_to_reset, postgres_link
 from libs.runtime.logs import words_of
 from libs.runtime.operation import Operations
 from libs.runtime.park import ParkLimit
@@ -43,10 +43,6 @@ from libs.runtime.vitals import Vitals
 from libs.runtime.waiting import pause
 
 log = structlog.get_logger()
-
-
-async def _nothing_to_reset(_connection: Any) -> None:
-    """Nothing here changes a session: the reset that asyncpg makes of it costs a round trip for every use."""
 
 
 ENDING_SECONDS = 5.0
@@ -180,7 +176,7 @@ class Process:
             max_size=self._settings.postgres_pool,
             timeout=5,
             command_timeout=10,
-            reset=_nothing_to_reset,
+            reset=nothing_to_reset,
         )
 
     async def _run_on(self, pool: asyncpg.Pool, *, kafka_is_known: bool) -> None:

@@ -18,13 +18,14 @@ from libs.runtime.configuration import check_links
 from libs.runtime.diagnosis import kafka_fault, postgres_fault
 from libs.runtime.errors import Unavailable
 from libs.runtime.link import postgres_link
-from libs.runtime.migrate import migrations, rights_of
+from libs.runtime.migrate import rights_of
 from libs.runtime.preflight import Finding
+from libs.runtime.schema import migrations
 from libs.runtime.settings import Settings, Unsafe
 from libs.runtime.surroundings import acl_facts, database_facts, postgres_facts, topic_facts
 from oms.catalogue import catalogue, kafka_access
 from oms.operate.doors import DoorError, state_of_cluster
-from oms.operate.telling import failing, print_json
+from oms.operate.telling import Json, failing, print_json
 
 KAFKA_SECONDS = 15.0
 console = Console(highlight=False)
@@ -51,7 +52,7 @@ class Diagnosis:
         return not self.finding.note and not self.allowed
 
 
-def access(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
+def access(as_json: Json = False) -> None:
     """Every Kafka user of the system and the ACLs that it needs: all that it needs, and no more.
 
     Derived from the topic table and from what the services subscribe to. An ACL allows, from any host, on the
@@ -84,7 +85,7 @@ def doctor(
     with_access: Annotated[
         bool, typer.Option("--access/--no-access", help="Look at Kafka's ACLs, too. The local cluster has none.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Examine a target environment and say for each finding what to do. Only reads.
 
@@ -207,7 +208,7 @@ def needs(name: str) -> DatabaseNeeds:
     service = catalogue()[name]
     rights = {table: frozenset(right.split(", ")) for table, right in rights_of(service).items()}
     columns = {f"view_{one.name}": frozenset(("key", "data", "versions", *one.indexed)) for one in service.projections}
-    return DatabaseNeeds(rights=rights, columns=columns, migrations=migrations())
+    return DatabaseNeeds(rights=rights, columns=columns, migrations=list(migrations()))
 
 
 def _away(what: str, error: Exception) -> Finding:

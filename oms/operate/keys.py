@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from libs.runtime.keys import SCOPES, Key, KeysUnreadable, Scope, new_key, read_keys, write_keys
-from oms.operate.telling import failing, print_json
+from oms.operate.telling import Json, failing, print_json
 
 keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 console = Console(highlight=False)
@@ -18,7 +18,6 @@ errors = Console(stderr=True, highlight=False)
 File = Annotated[
     Path, typer.Option("--file", envvar="OMS_API_KEYS_FILE", help="The services' file of keys; hashes only.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="The same as JSON, for programs.")]
 
 
 @keys_app.callback()

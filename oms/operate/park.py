@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oms.operate.doors import Door, door, doors
-from oms.operate.telling import failing, print_json
+from oms.operate.telling import Json, failing, print_json
 
 park_app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +26,6 @@ Reason = Annotated[str, typer.Option("--reason", help="Why you do it; recorded."
 Url = Annotated[
     list[str] | None, typer.Option("--url", help="A service's address, repeatable; without it the local cluster's.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="The same as JSON, for programs.")]
 Record = Annotated[
     str, typer.Option("--record", help="PARTITION/OFFSET of the record you looked at; refused if another is first.")
 ]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import asyncpg
 import httpx
@@ -16,6 +16,7 @@ from oms.cluster.process import ClusterError
 from oms.operate.doors import DoorError
 
 errors = Console(stderr=True, highlight=False)
+Json = Annotated[bool, typer.Option("--json", help="The same as JSON, for programs.")]
 
 
 @contextmanager

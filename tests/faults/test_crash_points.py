@@ -16,11 +16,11 @@ import pytest
 
 from libs.testing.deadline import eventually
 from libs.testing.outside import Outside, outside
+from oms.cluster.apps import SERVICES
 from oms.cluster.cluster import LocalCluster
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(180)]
 
-SERVICES = ("order", "inventory", "payment", "fulfillment", "tracking")
 ORDERS = 100
 KILLS = ("order", "payment", "inventory", "fulfillment", "order", "payment", "tracking", "order")
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from oms.cluster.apps import SERVICES
+
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yaml"))
-SERVICES = ("order", "inventory", "payment", "fulfillment", "tracking")
 BEGINS = 40
 """Minutes of health before something breaks."""
 

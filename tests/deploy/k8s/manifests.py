@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from oms.cluster.apps import SERVICES
+
 ROOT = Path(__file__).parents[3]
 K8S = ROOT / "deploy/k8s"
 OVERLAYS = ("dev", "staging", "prod")
-SERVICES = ("order", "inventory", "payment", "fulfillment", "tracking")
 
 Manifest = dict[str, Any]
 Objects = list[Manifest]
