@@ -127,6 +127,8 @@ class Consumer:
         telemetry.observe("oms.batch.size", len(records), source="records")
         telemetry.observe("oms.batch.duration", seconds, source="records")
         quiet = not handled.refused and not handled.halted and handled.counts.keys() <= _AS_USUAL
+        if quiet and not telemetry.at_debug:
+            return
         (log.debug if quiet else log.info)(
             "batch.handled",
             records=len(records),
