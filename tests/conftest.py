@@ -1,11 +1,13 @@
 """The two clusters that tests share: servers alone, and the whole system with services and simulators."""
 
 import os
-from collections.abc import Generator, Iterator
+import uuid
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TypeVar
 
 import pytest
 
+from libs.testing.outside import Outside, outside
 from oms.cluster.cluster import INFRASTRUCTURE, LocalCluster
 from tests.cluster import quick_system, started
 from tests.collector import Collector, collecting
@@ -31,6 +33,21 @@ def system(collector: Collector) -> Iterator[LocalCluster]:
     told = {"OMS_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "200", "OMS_LOG_LEVEL": "DEBUG"}
     with quick_system(**told) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+async def shop(system: LocalCluster) -> AsyncIterator[Outside]:
+    """The running system as partners and customers have it before them."""
+    async with outside(system, system.directory.callback_secret().read_text().strip()) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sku(shop: Outside) -> str:
+    """An article of this test alone: 10 units at one node."""
+    name = f"SKU-{uuid.uuid4().hex[:8]}"
+    await shop.stock(name, qty=10)
+    return name
 
 
 @pytest.hookimpl(wrapper=True)

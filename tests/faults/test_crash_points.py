@@ -9,13 +9,12 @@ import os
 import signal
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from libs.testing.deadline import eventually
-from libs.testing.outside import Outside, outside
+from libs.testing.outside import Outside
 from oms.cluster.apps import SERVICES
 from oms.cluster.cluster import LocalCluster
 
@@ -23,12 +22,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(1
 
 ORDERS = 100
 KILLS = ("order", "payment", "inventory", "fulfillment", "order", "payment", "tracking", "order")
-
-
-@pytest.fixture(scope="module")
-async def shop(system: LocalCluster) -> AsyncIterator[Outside]:
-    async with outside(system, system.directory.callback_secret().read_text().strip()) as opened:
-        yield opened
 
 
 async def kill(cluster: LocalCluster, name: str) -> None:

@@ -15,26 +15,12 @@ from aiokafka import AIOKafkaProducer
 from libs.events.channel import OrderCancellationRequested
 from libs.testing.builders import placed_line
 from libs.testing.deadline import eventually
-from libs.testing.outside import SERVICES, Outside, outside
+from libs.testing.outside import SERVICES, Outside
 from oms.cluster.cluster import LocalCluster
 
 pytestmark = pytest.mark.integration
 
 OPERATOR = {"by": "ada", "reason": "asked by telephone"}
-
-
-@pytest.fixture(scope="module")
-async def shop(system: LocalCluster) -> AsyncIterator[Outside]:
-    async with outside(system, system.directory.callback_secret().read_text().strip()) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def sku(shop: Outside) -> str:
-    """An article of this test alone: 10 units at one node."""
-    name = f"SKU-{uuid.uuid4().hex[:8]}"
-    await shop.stock(name, qty=10)
-    return name
 
 
 async def stock_of(shop: Outside, sku: str) -> tuple[int, int]:

@@ -2,30 +2,16 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from libs.testing.deadline import eventually
-from libs.testing.outside import SERVICES, Outside, outside
+from libs.testing.outside import SERVICES, Outside
 from oms.cluster.cluster import LocalCluster
 from tests.collector import Collector, Span
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-async def shop(system: LocalCluster) -> AsyncIterator[Outside]:
-    async with outside(system, system.directory.callback_secret().read_text().strip()) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def sku(shop: Outside) -> str:
-    name = f"SKU-{uuid.uuid4().hex[:8]}"
-    await shop.stock(name, qty=10)
-    return name
 
 
 def sampled() -> tuple[str, str]:
