@@ -5,7 +5,6 @@ Local by default: Kafka and PostgreSQL as processes of this machine. Where a Doc
 """
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -15,7 +14,7 @@ from pydantic import SecretStr
 from oms.cluster.cluster import LocalCluster
 from oms.cluster.settings import ClusterSettings
 from oms.cluster.startup import ClusterSpec
-from oms.cluster.state import temporary_folder
+from oms.cluster.state import pick_ports, temporary_folder
 from tests.compose import CONTAINERS, environment, image
 
 QUICK = {
@@ -36,8 +35,7 @@ def docker_servers() -> Iterator[dict[str, object]]:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]  # inside and outside the same: clients are sent to the advertised one
+    port = pick_ports(["kafka"])["kafka"]  # inside and outside the same: clients are sent to the advertised one
     listeners = {
         "KAFKA_LISTENERS": f"PLAINTEXT://:{port},CONTROLLER://:9093",
         "KAFKA_ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",

@@ -1,7 +1,6 @@
 """A real Prometheus of this machine (Debian's package) that scrapes running services under the rules of deploy/."""
 
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ import httpx
 import yaml
 
 from libs.testing.deadline import eventually
+from oms.cluster.state import pick_ports
 
 INSTALL = "prometheus is not there: apt-get install -y prometheus"
 RULES = Path(__file__).parents[1] / "deploy/prometheus/rules"
@@ -62,8 +62,7 @@ async def scraping(targets: Mapping[str, str], folder: Path) -> AsyncIterator[Pr
     assert path is not None
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump(_config(targets, sorted(RULES.glob("*.yaml")))))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = pick_ports(["prometheus"])["prometheus"]
     command = [path, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     with (folder / "prometheus.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:

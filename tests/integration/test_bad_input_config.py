@@ -3,7 +3,6 @@ allowed to by name. On servers of its own, because it makes them unsafe."""
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -25,6 +24,7 @@ from oms.cluster.cluster import LocalCluster
 from oms.cluster.databases import wait_ready
 from oms.cluster.process import Command
 from oms.cluster.startup import ClusterSpec
+from oms.cluster.state import pick_ports
 from tests.cluster import started
 
 pytestmark = [
@@ -49,8 +49,7 @@ class Place:
     @asynccontextmanager
     async def started(self, **env: str | None) -> AsyncIterator["Started"]:
         """The order service under its usual settings but these; None takes one away."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = pick_ports(["http"])["http"]
         changed = {**self.command.env, "OMS_HTTP_PORT": str(port), **env}
         process = await asyncio.create_subprocess_exec(
             *self.command.argv,

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -29,6 +28,7 @@ from libs.testing.database import in_database
 from libs.testing.deadline import eventually
 from libs.testing.scenario import NOW, history
 from oms.cluster.cluster import LocalCluster
+from oms.cluster.state import pick_ports
 from services.tracking.service import service
 from services.tracking.views.order import ORDER_TRACKING
 
@@ -321,8 +321,7 @@ async def test_process_waits_for_its_migration(
     owner: asyncpg.Connection, settings: Settings, servers: LocalCluster
 ) -> None:
     await owner.execute("DELETE FROM schema_migrations WHERE version = '0002'")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = pick_ports(["http"])["http"]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.tracking", "api"),
         env={

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import pytest
 
 from libs.testing.deadline import eventually
 from oms.cluster.cluster import LocalCluster
+from oms.cluster.state import pick_ports
 
 pytestmark = pytest.mark.integration
 
@@ -20,8 +20,7 @@ STOP_SECONDS = 25.0
 async def test_process_ends_in_time_when_asked_to(system: LocalCluster, name: str) -> None:
     """A second process of the service, a member of its consumer group, started and stopped beside the first."""
     usual = system.supervisor.child(name).command
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = pick_ports(["http"])["http"]
     beside = replace(usual, env={**usual.env, "OMS_HTTP_PORT": str(port)})
     process = await asyncio.create_subprocess_exec(
         *beside.argv, env={**os.environ, **beside.env}, stdout=asyncio.subprocess.PIPE
