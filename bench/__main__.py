@@ -1,6 +1,5 @@
 """The benchmark: whole orders, the floor below them, others beside them, and the parts they are made of."""
 
-import asyncio
 import json
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.markup import escape
 
@@ -88,7 +88,7 @@ def main(
     folder = out or Path("build/bench" if quick else "bench")
     folder.mkdir(parents=True, exist_ok=True)
     with console.status("starting Kafka and PostgreSQL"), rig() as started:
-        sound = asyncio.run(_measure(started, plan, sections, shape, folder))
+        sound = uvloop.run(_measure(started, plan, sections, shape, folder))
     raise typer.Exit(0 if sound else 1)
 
 

@@ -7,7 +7,6 @@ everything that the lock waited for. One statement that did both would return th
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -187,7 +186,7 @@ class PostgresTransaction(OperatorStatements):
             keys,
             known,
         )
-        return {row["key"]: replace(view_row(row), table_id=row["table_id"]) for row in rows}
+        return {row["key"]: view_row(row, row["table_id"]) for row in rows}
 
     async def write(self, changes: Changes) -> None:
         """Every table in the same order and every set sorted by its key, so that two batches never deadlock."""

@@ -6,8 +6,8 @@ batch that is repeated after an unknown outcome makes the ids it made before.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import uuid_utils
 
@@ -16,8 +16,7 @@ _MADE_BY_APPLICATION = 0x8 << 76 | 0x2 << 62
 _GIVEN = ((1 << 128) - 1) & ~(0xF << 76) & ~(0x3 << 62)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cause:
+class Cause(NamedTuple):
     """What made a command: an event heard, a channel's record, a request, a timer or an effect's answer.
 
     `causation_id` is what the resulting events name as their cause, `at` when it happened.

@@ -5,8 +5,7 @@ Only a cache: the head or the row, locked first, says which version is true. It 
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from libs.runtime.storage import ViewRow
 
@@ -14,8 +13,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
+class Folded(NamedTuple):
     """A stream's state at a version; `traceparent` is that of its last event."""
 
     version: int
@@ -23,8 +21,7 @@ class Folded:
     traceparent: str
 
 
-@dataclass(frozen=True, slots=True)
-class FoldedView:
+class FoldedView(NamedTuple):
     """A view's row as the model it is; `versions` and `table_id` as in ViewRow."""
 
     view: Any

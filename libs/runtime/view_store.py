@@ -24,8 +24,8 @@ async def write_rows(connection: Any, table: str, changes: Sequence[ViewChange],
     )
 
 
-def view_row(row: Any) -> ViewRow:
-    return ViewRow(row["data"], orjson.loads(row["versions"]))
+def view_row(row: Any, table_id: int = 0) -> ViewRow:
+    return ViewRow(row["data"], orjson.loads(row["versions"]), table_id)
 
 
 def _view_rows(columns: Sequence[str]) -> str:
