@@ -1,32 +1,47 @@
 """Appending and loading through the storage port, as batches do."""
 
+import asyncio
 import time
+from collections.abc import Sequence
 from itertools import islice
 
 import asyncpg
 
 from bench.parts.bed import Bed, new_events
 from libs.events.codec import decode
-from libs.runtime.storage import Changes, NewHead
+from libs.runtime.storage import Changes, NewHead, StoredEvent
 
 
-async def append_rate(bed: Bed, size: int, seconds: float) -> float:
-    """Events a second, `size` of them a transaction: with heads and outbox pointers, two events a stream."""
-    storage, events, written, spent = bed.storage, new_events(bed), 0, 0.0
+async def append_rate(bed: Bed, size: int, seconds: float, writers: int = 1) -> float:
+    """Events a second, `size` of them a transaction: with heads and outbox pointers, two events a stream.
+
+    A service has two writers: its consumer, and the group commit of requests, wakes and answers.
+    """
+    events, written, spent = new_events(bed), 0, 0.0
     while spent < seconds:
-        batch = list(
-            islice(events, size)
-        )  # made before the clock runs: making them costs as much as a third of writing
-        last = {event.envelope.stream_id: event.envelope.stream_version for event in batch}
-        first = {event.envelope.stream_id: event.envelope.stream_version for event in reversed(batch)}
-        heads = [NewHead(stream, version, first[stream] > 1, None) for stream, version in last.items()]
+        # Made before the clock runs: making them costs as much as a third of writing.
+        batches = [_batch(list(islice(events, size))) for _ in range(2 * writers)]
         began = time.monotonic()
-        async with storage.transaction() as tx:
-            await tx.write(Changes(now=await tx.now(), heads=heads, events=batch))
+        await asyncio.gather(*(_append(bed, batches[writer::writers]) for writer in range(writers)))
         spent += time.monotonic() - began
-        written += size
+        written += 2 * writers * size
     await _forget(bed)
     return written / spent
+
+
+Batch = tuple[Sequence[NewHead], Sequence[StoredEvent]]
+
+
+def _batch(events: Sequence[StoredEvent]) -> Batch:
+    last = {event.envelope.stream_id: event.envelope.stream_version for event in events}
+    first = {event.envelope.stream_id: event.envelope.stream_version for event in reversed(events)}
+    return [NewHead(stream, version, first[stream] > 1, None) for stream, version in last.items()], events
+
+
+async def _append(bed: Bed, batches: Sequence[Batch]) -> None:
+    for heads, events in batches:
+        async with bed.storage.transaction() as tx:
+            await tx.write(Changes(now=await tx.now(), heads=list(heads), events=list(events)))
 
 
 async def load_rate(bed: Bed, seconds: float, streams: int = 500) -> float:

@@ -35,6 +35,8 @@ async def _order(place: Bed, plan: Plan, told: Told) -> Figures:
     for size in (1, 50, 500):
         told(f"parts: append by {size}")
         figures[f"append_{size}_per_s"] = await append_rate(place, size, plan.part_seconds)
+    told("parts: append by 500, two writers at once")
+    figures["append_500_by_two_per_s"] = await append_rate(place, 500, plan.part_seconds, writers=2)
     told("parts: relay")
     figures["relay_per_s"] = await relay_rate(place, plan.relay_events)
     told("parts: load of 500 streams")
