@@ -100,6 +100,8 @@ async def _measure(rig: Rig, plan: Plan, sections: frozenset[str], shape: str, f
 
     figures = Figures(notes=dict(await described(rig, sys.argv[1:])))
     figures.notes["quick"] = plan.quick
+    ran = f"`{figures.notes['command']}` at {figures.notes['measured_at']}"
+    figures.notes |= {f"run_{section}": ran for section in sections}
     await rig.prepare()
     async with AsyncExitStack() as stack:
         contest = Contest(rig, plan, figures, told, stack, shape)

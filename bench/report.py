@@ -80,12 +80,14 @@ def show(console: Console, flat: Flat) -> None:
 
 def write_results(path: Path, flat: Flat, rig: Rig, journey: Journey) -> None:
     quick = "\n**A quick run: small stores and short rounds. It shows that all works, not how fast it is.**\n"
-    latency = "![Placed to confirmed](latency.svg)\n" if (path.parent / "latency.svg").exists() else ""
+    pictures = {"latency.svg": "Placed to confirmed", "growth.svg": "With full stores"}
+    further = "".join(f"![{what}]({name})\n" for name, what in pictures.items() if (path.parent / name).exists())
     machine = [(name, flat[name]) for name in ("machine", "system", "python", "postgres", "kafka", "load_before")]
     text = f"""# Results of the benchmark
 
-Written by `{flat["command"]}` at {flat["measured_at"]}; the same figures by key in [results.json](results.json).
-{quick if flat.get("quick") else ""}
+Each section with the command that measured it last; the same figures by key in [results.json](results.json).
+
+{_table(("sections", "measured by"), run_rows(flat))}{quick if flat.get("quick") else ""}
 {_table(("machine", ""), machine)}
 ## Figures and goals
 
@@ -101,7 +103,7 @@ CPU is that of one order, by process group; the load generator is not in it.
 
 ![Orders a second](orders.svg)
 ![CPU of one order](cpu.svg)
-{latency}
+{further}
 ## All other figures
 
 {_table(("key", "measured"), other_rows(flat))}
@@ -111,6 +113,15 @@ CPU is that of one order, by process group; the load generator is not in it.
 
 {_table(("#", "service", "event", "bytes", "read by"), journey_rows(rig, journey))}"""
     path.write_text(text)
+
+
+def run_rows(flat: Flat) -> list[tuple[str, str]]:
+    """The sections that a command measured last, and the command."""
+    sections: dict[str, list[str]] = {}
+    for key, ran in flat.items():
+        if key.startswith("run_"):
+            sections.setdefault(ran, []).append(key.removeprefix("run_"))
+    return [(", ".join(names), ran) for ran, names in sections.items()]
 
 
 def journey_rows(rig: Rig, journey: Journey) -> list[tuple[str, ...]]:
