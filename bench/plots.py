@@ -74,7 +74,7 @@ def _latency(folder: Path, flat: Mapping[str, Any], rates: list[int]) -> None:
 def _growth(folder: Path, points: list[tuple[int, float]]) -> None:
     figure, axes = plt.subplots(figsize=(6, 3))
     axes.plot([str(orders) for orders, _ in points], [rate for _, rate in points], marker="o", color=COLOURS[0])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(rate for _, rate in points))
     axes.set_xlabel("orders in the stores")
     axes.set_ylabel("orders a second")
     _save(figure, folder / "growth")
