@@ -148,18 +148,7 @@ def from_headers(headers: Mapping[str, str]) -> Envelope:
                 "traceparent": headers.get("traceparent", ""),
             }
         )
-    except (KeyError, ValueError) as error:
-        raise _malformed(error) from None
-
-
-def stream_in(headers: Mapping[str, str]) -> tuple[str, int]:
-    """Stream and version alone, all that matters of a record that nobody here wants. Raises MalformedHeaders."""
-    try:
-        return _text(headers, "ce_subject", _STREAM), _number(headers, "ce_aggregateversion", 1 << 31)
-    except (KeyError, ValueError) as error:
-        raise _malformed(error) from None
-
-
-def _malformed(error: Exception) -> MalformedHeaders:
-    missing = isinstance(error, KeyError)
-    return MalformedHeaders(f"header {error.args[0]!r} is missing" if missing else str(error))
+    except KeyError as missing:
+        raise MalformedHeaders(f"header {missing.args[0]!r} is missing") from None
+    except ValueError as wrong:
+        raise MalformedHeaders(str(wrong)) from None

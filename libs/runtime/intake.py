@@ -1,13 +1,13 @@
 """From a Kafka record to what a service makes of it: read the headers, decode what is wanted, react. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from libs.events.channel import UnreadableOrder
 from libs.events.codec import NewerSchema, UndecodableEvent, UnknownEvent, decode, event_type
-from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of, stream_in
+from libs.events.envelope import Envelope, MalformedHeaders, Recorded, from_headers, headers_of
 from libs.events.inbound import UnidentifiableRecord, UnknownChannelEvent, read_channel_record, traceparent_in
 from libs.events.topics import TOPIC_BY_NAME
 from libs.runtime.errors import DataFault, NewerRelease, PartitionHalted
@@ -61,26 +61,20 @@ class Intake:
             return self._read_inbound(record)
         key = record.key or b""
         try:
-            headers = headers_of(record.headers)
-            if key and record.value and not self._wants(headers):
-                stream_id, version = stream_in(headers)
-                return Heard(record=record, park_key=key, stream_id=stream_id, stream_version=version, skip="unwanted")
-            envelope = from_headers(headers)
+            envelope = from_headers(headers_of(record.headers))
         except MalformedHeaders as error:
             return Heard(record=record, park_key=key, fault=f"headers: {error}")
+        stream_id, version = envelope.stream_id, envelope.stream_version
+        if key and record.value and not self._keeps_all and envelope.event_type not in self._wanted:
+            return Heard(record=record, park_key=key, stream_id=stream_id, stream_version=version, skip="unwanted")
         return Heard(
             record=record,
             park_key=key,
             cause=_cause(envelope),
-            stream_id=envelope.stream_id,
-            stream_version=envelope.stream_version,
+            stream_id=stream_id,
+            stream_version=version,
             **self._made_of(envelope, record),
         )
-
-    def _wants(self, headers: Mapping[str, str]) -> bool:
-        """Half of all records are of types that nobody here wants: of these only their place in the stream is read."""
-        kind = headers.get("ce_type")
-        return self._keeps_all or kind is None or kind in self._wanted  # what names no type is a fault
 
     def _made_of(self, envelope: Envelope, record: Record) -> dict[str, Any]:
         """The rest of what is heard: fields of Heard."""
