@@ -16,7 +16,7 @@ START_SECONDS = 60.0
 JAVA_OPTIONS = (
     "-Xms256m",
     "-Xmx512m",
-    # A broker of a few cores and minutes: G1 and the second compiler take more of both than they give back, a quarter
+    # A broker of a few cores and minutes: G1 and the second compiler take more of both than they give back, a fifth
     # of the orders a second and a second of the start (docs/performance.md).
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
