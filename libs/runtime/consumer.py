@@ -35,7 +35,10 @@ from libs.runtime.waiting import pause
 
 log = structlog.get_logger()
 
-_BROKER_AWAY = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError)
+_BROKER_AWAY = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError, TimeoutError)
+_ANSWER_SECONDS = 5.0
+"""What aiokafka asks a broker may wait for ever, for a coordinator that it no longer finds, and this loop with it: its
+watch, too."""
 _COMMIT_EVERY_SECONDS = 2.0
 _LOOK_EVERY_SECONDS = 1.0
 _REFUSALS = 20
@@ -154,7 +157,7 @@ class Consumer:
         assert self._consumer is not None
         owned = [p for p in self._positions if p not in self.halted]
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_ANSWER_SECONDS):
                 ends = await self._consumer.end_offsets([TopicPartition(p.topic, p.number) for p in owned])
         except (KafkaError, TimeoutError):
             ends = {}  # the broker is away: that is another trouble
@@ -255,8 +258,9 @@ class Consumer:
         if not new:
             return set()
         failpoint("consumer.assigned")
-        beginnings = await consumer.beginning_offsets(list(new.values()))
-        ends = await consumer.end_offsets(list(new.values()))
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            beginnings = await consumer.beginning_offsets(list(new.values()))
+            ends = await consumer.end_offsets(list(new.values()))
         stored = await self._stored_positions({partition: beginnings[tp] for partition, tp in new.items()})
         self._trimmed |= {partition for partition, tp in new.items() if beginnings[tp] > 0}
         for partition, tp in new.items():
@@ -290,8 +294,9 @@ class Consumer:
         }
         try:
             if offsets:
-                await self._consumer.commit(offsets)
-        except (CommitFailedError, IllegalStateError, KafkaError):
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError):
             telemetry.count("oms.retries", why="kafka_commit")  # advisory: the position is in PostgreSQL
 
     async def lag(self) -> dict[str, int]:

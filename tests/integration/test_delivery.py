@@ -291,6 +291,26 @@ async def test_rewound_group_reads_again_without_a_second_effect(hop: Hop) -> No
     assert handler.handled.counts == {"processed": 1}
 
 
+async def test_commit_that_is_never_answered_holds_nothing_up(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka waits for a coordinator that it no longer finds, as after a broker was killed."""
+    asked = asyncio.Event()
+
+    async def unanswered(*_: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", unanswered)
+    monkeypatch.setattr("libs.runtime.consumer._ANSWER_SECONDS", 0.5)
+    order_id = new_id()
+    async with hop.relaying(), hop.consuming():
+        await hop.write((order_id, 1, f"add:{order_id}"))
+        await hop.arrived(order_id, [1])
+        async with asyncio.timeout(20):
+            await asked.wait()
+        await hop.write((order_id, 2, f"add:{order_id}"))
+        await hop.arrived(order_id, [1, 2])
+
+
 async def test_rewound_position_reads_again_as_duplicates(hop: Hop) -> None:
     """An operator's rewind in PostgreSQL: `seen` drops what it knows."""
     order_id = new_id()
