@@ -13,6 +13,11 @@ from libs.events.base import Text
 _JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and emoji are misspelled without them
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _DIGITS = re.compile(r"\+?[0-9](?:[ -]*[0-9]){12,}")
+_RANDOM_ID = re.compile(
+    r"\b(?=[0-9-]*[a-f])(?:[0-9a-f]{32,}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\b", re.IGNORECASE
+)
+"""A UUID or longer hexadecimal number: one UUID in 700 has digits that would pass for a card's, and its customer could
+never order."""
 
 
 def faults_in(text: str) -> Iterator[tuple[str, str]]:
@@ -42,7 +47,7 @@ def _is_clean(text: str) -> bool:
 
 def _digit_runs(text: str) -> Iterator[str]:
     """Neighbouring groups of digits that together have 13 to 19. A leading + makes it a telephone number."""
-    for run in _DIGITS.findall(text):
+    for run in _DIGITS.findall(_RANDOM_ID.sub("x", text)):
         groups = [] if run.startswith("+") else re.findall("[0-9]+", run)
         for start in range(len(groups)):
             digits = ""

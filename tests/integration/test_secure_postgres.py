@@ -200,8 +200,17 @@ class Shop:
         return {"authorization": f"Bearer {self.keys[scope].read_text()}"}
 
 
+@pytest.fixture(scope="module")
+async def migrated(databases: SecureDatabases, broker: SecureBroker) -> None:
+    for name in ("order", "tracking"):
+        code, said = await ended(environment(databases, broker, name, 0), name, "migrate")
+        assert code == 0, said
+
+
 @pytest.fixture
-async def shop(databases: SecureDatabases, broker: SecureBroker, tmp_path: Path) -> AsyncIterator[Shop]:
+async def shop(
+    databases: SecureDatabases, broker: SecureBroker, migrated: None, tmp_path: Path
+) -> AsyncIterator[Shop]:
     made = {scope: new_key(f"{scope}-client", [scope]) for scope in SCOPES}
     write_keys(tmp_path / "keys.json", [key for key, _ in made.values()])
     for scope, (_, text) in made.items():
@@ -210,8 +219,6 @@ async def shop(databases: SecureDatabases, broker: SecureBroker, tmp_path: Path)
     env = {name: environment(databases, broker, name, ports[name]) for name in ports}
     for name in ports:
         env[name] = {**env[name], "OMS_API_KEYS_FILE": str(tmp_path / "keys.json")}
-        code, said = await ended(env[name], name, "migrate")
-        assert code == 0, said
     async with (
         running(env["order"], "order", "api", "worker"),
         running(env["tracking"], "tracking", "api", "worker"),
@@ -288,7 +295,7 @@ async def passed(at: float) -> bool:
     ],
 )
 async def test_process_with_a_wrong_link_does_not_start_and_says_what_to_do(
-    databases: SecureDatabases, broker: SecureBroker, setting: str, says: str
+    databases: SecureDatabases, broker: SecureBroker, migrated: None, setting: str, says: str
 ) -> None:
     env = dict(environment(databases, broker, "order", pick_ports(["order"])["order"]))
     env[setting] = str(databases.certificates.other_authority)

@@ -109,6 +109,9 @@ def test_postal_code_is_checked_too() -> None:
         "6011 0009 9013 9424 24",
         "4222222222222",
         "6304000000000000000",
+        "card4111111111111111",
+        "41111111-1111-1111-1100-000000000000",
+        "5f0b1c2e-8d3a-4c5b-9e6f-7a8b9c0d1e2f 4111111111111111",
     ],
 )
 def test_digits_that_pass_luhn_are_a_card_number(text: str) -> None:
@@ -125,6 +128,9 @@ def test_digits_that_pass_luhn_are_a_card_number(text: str) -> None:
         "0000000000000000",
         "tok_visa",
         "",
+        "bc64e87f-4111-4111-9111-1001ab50c1d2",
+        "bc64e87f4111111111111111ab50c1d2",
+        "bc64e87f4111111111111111ab50c1d2".upper(),
     ],
 )
 def test_other_digits_are_no_card_number(text: str) -> None:
