@@ -64,6 +64,7 @@ class Consumer:
         self._looked_at = 0.0
         self._fetched_at = time.monotonic()
         self._suspicions = 0
+        self._answered = True
         self._refusals: dict[Partition, tuple[int, int]] = {}
         self._lag = Lag()
         self.halted: dict[Partition, str] = {}
@@ -71,14 +72,16 @@ class Consumer:
         self._maybe_healed = True  # a key may have healed just before the process before this one ended
 
     async def run(self, stop: asyncio.Event) -> None:
-        self._consumer = await self._started(stop)
-        if self._consumer is None:
-            return
-        try:
-            while not stop.is_set():
-                await self._round(stop)
-        finally:
-            await self._leave()
+        while (consumer := await self._started(stop)) is not None:
+            self._consumer, self._answered = consumer, True
+            self._positions.clear()
+            self.halted.clear()
+            self._fetched_at, self._suspicions = time.monotonic(), 0
+            try:
+                while self._answered and not stop.is_set():
+                    await self._round(stop)
+            finally:
+                await self._leave()
 
     async def _started(self, stop: asyncio.Event) -> AIOKafkaConsumer | None:
         while not stop.is_set():
@@ -141,30 +144,36 @@ class Consumer:
         )
 
     async def _watch(self) -> None:
-        """A consumer may be alive and get nothing, after a rebalance or a broker's restart: then the process ends."""
-        if time.monotonic() - self._fetched_at < _STUCK_SECONDS or not await self._is_behind():
+        """A consumer may be alive and get nothing, after a rebalance or a broker's restart: then the process ends.
+
+        One that gets no answer either is made anew: its broker is away, or its client no longer finds it.
+        """
+        if time.monotonic() - self._fetched_at < _STUCK_SECONDS:
             return
+        behind = await self._is_behind()
         # Looked at twice, with time between: a process that was frozen has only just begun to fetch again.
         self._fetched_at = time.monotonic()
-        self._suspicions += 1
+        self._suspicions = 0 if behind is False else self._suspicions + 1
         if self._suspicions < 2:
+            return
+        if behind is None:
+            log.warning("consumer.renewed")
+            telemetry.count("oms.retries", why="kafka_away")
+            self._answered = False
             return
         telemetry.alarm("consumer_stuck", consumer=self._handler.consumer)
         raise ConsumerStuck(f"{self._handler.consumer}: records are there and none are fetched")
 
-    async def _is_behind(self) -> bool:
-        """Whether records are there to be fetched; asked once in a while."""
+    async def _is_behind(self) -> bool | None:
+        """Whether records are there to be fetched, asked once in a while; None where nobody answers."""
         assert self._consumer is not None
         owned = [p for p in self._positions if p not in self.halted]
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 ends = await self._consumer.end_offsets([TopicPartition(p.topic, p.number) for p in owned])
         except (KafkaError, TimeoutError):
-            ends = {}  # the broker is away: that is another trouble
-        behind = any(ends.get(TopicPartition(p.topic, p.number), 0) > self._positions[p] for p in owned)
-        if not behind:
-            self._fetched_at, self._suspicions = time.monotonic(), 0
-        return behind
+            return None
+        return any(ends.get(TopicPartition(p.topic, p.number), 0) > self._positions[p] for p in owned)
 
     async def _release_healed(self) -> None:
         if not self._maybe_healed:

@@ -1,9 +1,12 @@
 """Kafka clients as this product needs them. aiokafka's defaults (acks=1, latest, auto-commit) would lose orders."""
 
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.partitioner import murmur2
 
 from libs.runtime.link import kafka_link
@@ -49,6 +52,24 @@ def new_consumer(settings: Settings, group: str) -> AIOKafkaConsumer:
 def new_admin(settings: Settings, seconds: float) -> AIOKafkaAdminClient:
     """`seconds` bounds each of its requests."""
     return AIOKafkaAdminClient(**kafka_link(settings), request_timeout_ms=max(1, int(seconds * 1000)))
+
+
+_send = AIOKafkaConnection.send
+
+
+@wraps(_send)
+def _send_or_close(connection: AIOKafkaConnection, *arguments: Any, **options: Any) -> Any:
+    """A connection that the broker has just reset is a broken one. uvloop raises RuntimeError where asyncio only warns,
+    which aiokafka does not catch (its issue 1038): the task that finds brokers again dies of it unheard, and the client
+    waits for brokers for ever."""
+    try:
+        return _send(connection, *arguments, **options)
+    except RuntimeError as error:
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(str(error)) from error
+
+
+AIOKafkaConnection.send = _send_or_close
 
 
 @lru_cache(maxsize=20_000)  # in Python it costs more than all the rest of sending a record, and keys come again

@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from libs.events.codec import encode
 from libs.events.order import OrderDuplicateDetected
 from libs.events.topics import ORDER_EVENTS
-from libs.runtime.consumer import Consumer
+from libs.runtime.consumer import Consumer, ConsumerStuck
 from libs.runtime.event_store import PostgresStorage
 from libs.runtime.handler import Handled, Handler
 from libs.runtime.identity import new_id
 from libs.runtime.intake import recorded_of
-from libs.runtime.kafka import partition_of
+from libs.runtime.kafka import new_consumer, partition_of
 from libs.runtime.relay import KafkaPublisher, Publisher, Relay
 from libs.runtime.settings import Settings
 from libs.runtime.storage import Changes, Partition, StoredEvent
@@ -309,6 +310,74 @@ async def test_commit_that_is_never_answered_holds_nothing_up(hop: Hop, monkeypa
             await asked.wait()
         await hop.write((order_id, 2, f"add:{order_id}"))
         await hop.arrived(order_id, [1, 2])
+
+
+async def test_consumer_whose_client_is_never_answered_is_made_anew(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[AIOKafkaConsumer] = []
+
+    def kept(*arguments: Any) -> AIOKafkaConsumer:
+        made.append(new_consumer(*arguments))
+        return made[-1]
+
+    async def unanswered(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def nothing(**_: Any) -> dict[TopicPartition, list[Any]]:
+        await asyncio.sleep(0.02)
+        return {}
+
+    monkeypatch.setattr("libs.runtime.consumer.new_consumer", kept)
+    monkeypatch.setattr("libs.runtime.consumer._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("libs.runtime.consumer._STUCK_SECONDS", 1.0)
+    order_id = new_id()
+    async with hop.relaying(), hop.consuming():
+        await hop.write((order_id, 1, f"add:{order_id}"))
+        await hop.arrived(order_id, [1])
+        (first,) = made
+        monkeypatch.setattr(first, "getmany", nothing)
+        monkeypatch.setattr(first, "end_offsets", unanswered)
+        await hop.write((order_id, 2, f"add:{order_id}"))
+        await hop.arrived(order_id, [1, 2])
+
+
+async def test_consumer_that_gets_nothing_though_records_are_there_ends_its_process(
+    hop: Hop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: Any, **__: Any) -> dict[TopicPartition, list[Any]]:
+        await asyncio.sleep(0.02)
+        return {}
+
+    monkeypatch.setattr("libs.runtime.consumer._STUCK_SECONDS", 0.5)
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", nothing)
+    consumer = Consumer(RecordingHandler(hop.tally, hop.name), hop.settings)
+    async with hop.relaying():
+        await hop.write((new_id(), 1, "add:any"))
+        with pytest.raises(ConsumerStuck):
+            await asyncio.wait_for(consumer.run(asyncio.Event()), 30)
+
+
+async def test_client_whose_connections_were_reset_finds_its_broker_again(servers: LocalCluster) -> None:
+    """uvloop raises what aiokafka does not catch when a connection is written to that has just been reset."""
+    settings = Settings(kafka_bootstrap=servers.kafka_bootstrap)
+    host, port = settings.kafka_bootstrap.split(":")
+
+    async def found_again() -> bool:
+        async with new_consumer(settings, f"test.{new_id()}") as consumer:
+            _, closed = await asyncio.open_connection(host, int(port))
+            closed.close()
+            await closed.wait_closed()
+            await consumer._client.force_metadata_update()
+            (connection,) = consumer._client._conns.values()
+            reset, connection._writer = connection._writer, closed
+            try:
+                async with asyncio.timeout(20):
+                    while not await consumer._client.force_metadata_update():
+                        pass
+            finally:
+                reset.close()
+            return True
+
+    assert await asyncio.to_thread(uvloop.run, found_again())
 
 
 async def test_rewound_position_reads_again_as_duplicates(hop: Hop) -> None:

@@ -208,9 +208,7 @@ async def migrated(databases: SecureDatabases, broker: SecureBroker) -> None:
 
 
 @pytest.fixture
-async def shop(
-    databases: SecureDatabases, broker: SecureBroker, migrated: None, tmp_path: Path
-) -> AsyncIterator[Shop]:
+async def shop(databases: SecureDatabases, broker: SecureBroker, migrated: None, tmp_path: Path) -> AsyncIterator[Shop]:
     made = {scope: new_key(f"{scope}-client", [scope]) for scope in SCOPES}
     write_keys(tmp_path / "keys.json", [key for key, _ in made.values()])
     for scope, (_, text) in made.items():
