@@ -50,6 +50,12 @@ async def sku(shop: Outside) -> str:
     return name
 
 
+@pytest.fixture
+def canary() -> str:
+    """What is nowhere unless it got there from this test; too short for its digits to pass for a card number."""
+    return f"canary{uuid.uuid4().hex[:8]}"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With OMS_NO_SKIPS=1 a skip fails: what was not run proves nothing, and the machine is to bring every tool."""

@@ -21,6 +21,9 @@ def _in_window(moment: datetime) -> datetime:
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 """An identifier that may become part of a stream id or a Kafka key: ASCII, at most 128 characters."""
 
+UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+"""A regular expression."""
+
 Text = Annotated[str, Field(max_length=1024)]
 Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_no_number), AfterValidator(_in_window)]
 """An ISO 8601 text with an offset, within the years 2000 to 2099; as strict from parsed JSON as from its text."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Self, TypeVar
 
-from libs.events.base import Event
+from libs.events.base import UUID, Event
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 
@@ -103,7 +103,7 @@ def headers_of(raw: Iterable[tuple[str, bytes]]) -> Mapping[str, str]:
     return headers
 
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID = re.compile(UUID)
 _STREAM = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
 
 

@@ -8,14 +8,12 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from libs.events.base import Text
+from libs.events.base import UUID, Text
 
 _JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and emoji are misspelled without them
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _DIGITS = re.compile(r"\+?[0-9](?:[ -]*[0-9]){12,}")
-_RANDOM_ID = re.compile(
-    r"\b(?=[0-9-]*[a-f])(?:[0-9a-f]{32,}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\b", re.IGNORECASE
-)
+_RANDOM_ID = re.compile(rf"\b(?=[0-9-]{{0,35}}[a-fA-F])(?:[0-9a-fA-F]{{32,}}|{UUID})\b")
 """A UUID or longer hexadecimal number: one UUID in 700 has digits that would pass for a card's, and its customer could
 never order."""
 

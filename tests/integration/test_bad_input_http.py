@@ -617,8 +617,9 @@ async def test_every_operation_documents_its_problems(doors: Outside, service: s
             assert operation.get("summary"), f"{method} {path}"
 
 
-async def test_card_numbers_and_bodies_are_in_no_log_and_no_database(doors: Outside, system: LocalCluster) -> None:
-    canary = f"canary{uuid.uuid4().hex[:8]}"
+async def test_card_numbers_and_bodies_are_in_no_log_and_no_database(
+    doors: Outside, system: LocalCluster, canary: str
+) -> None:
     for field in ("pii__customer_id", "payment__token"):
         await doors.post("order", "/orders", body_of(doors, **{field: f"{canary} {CARDS[0]}"}))
     await raw_post(doors, f'{{"channel":"{canary}","channel":1}}'.encode())

@@ -210,8 +210,7 @@ async def test_order_under_malformed_headers_is_rejected(kafka: Outside, name: s
     assert await rejection(kafka, body, json.dumps(body).encode(), HEADERS[name]) == ["headers_invalid"]
 
 
-async def test_strange_names_in_a_body_are_not_stored(kafka: Outside) -> None:
-    canary = f"canary{uuid.uuid4().hex[:8]}"
+async def test_strange_names_in_a_body_are_not_stored(kafka: Outside, canary: str) -> None:
     body = body_of(kafka) | {f"{canary} {n}": 0 for n in range(2_000)}
     codes = await rejection(kafka, body, json.dumps(body).encode())
     assert len(codes) == 50
