@@ -51,6 +51,10 @@ class ConsumerStuck(Exception):
     """The supervisor must start the process anew."""
 
 
+class _Unanswered(Exception):
+    """The client must be made anew."""
+
+
 class Consumer:
     """One member of the service's consumer group. `halted` partitions wait for an operator, with the reason."""
 
@@ -62,9 +66,8 @@ class Consumer:
         self._trimmed: frozenset[Partition] = frozenset()
         self._committed_at = 0.0
         self._looked_at = 0.0
-        self._fetched_at = time.monotonic()
+        self._fetched_at = 0.0
         self._suspicions = 0
-        self._answered = True
         self._refusals: dict[Partition, tuple[int, int]] = {}
         self._lag = Lag()
         self.halted: dict[Partition, str] = {}
@@ -73,15 +76,20 @@ class Consumer:
 
     async def run(self, stop: asyncio.Event) -> None:
         while (consumer := await self._started(stop)) is not None:
-            self._consumer, self._answered = consumer, True
+            self._consumer = consumer
             self._positions.clear()
             self.halted.clear()
             self._fetched_at, self._suspicions = time.monotonic(), 0
             try:
-                while self._answered and not stop.is_set():
+                while not stop.is_set():
                     await self._round(stop)
+            except _Unanswered:
+                log.warning("consumer.renewed")
+                telemetry.count("oms.retries", why="kafka_away")
             finally:
-                await self._leave()
+                # Who asks for the lag meanwhile hears that Kafka is away, not what a stopped client says.
+                self._consumer, self.assigned = None, False
+                await _stopped(consumer)
 
     async def _started(self, stop: asyncio.Event) -> AIOKafkaConsumer | None:
         while not stop.is_set():
@@ -157,10 +165,7 @@ class Consumer:
         if self._suspicions < 2:
             return
         if behind is None:
-            log.warning("consumer.renewed")
-            telemetry.count("oms.retries", why="kafka_away")
-            self._answered = False
-            return
+            raise _Unanswered
         telemetry.alarm("consumer_stuck", consumer=self._handler.consumer)
         raise ConsumerStuck(f"{self._handler.consumer}: records are there and none are fetched")
 
@@ -329,10 +334,6 @@ class Consumer:
     def late(self, behind: Mapping[Partition, int]) -> Mapping[Partition, float]:
         """How old the oldest record that is not handled yet is at most, in seconds."""
         return self._lag.seconds(behind)
-
-    async def _leave(self) -> None:
-        assert self._consumer is not None
-        await _stopped(self._consumer)
 
 
 async def _stopped(consumer: AIOKafkaConsumer) -> None:

@@ -1,5 +1,6 @@
 """Kafka clients as this product needs them. aiokafka's defaults (acks=1, latest, auto-commit) would lose orders."""
 
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -54,22 +55,25 @@ def new_admin(settings: Settings, seconds: float) -> AIOKafkaAdminClient:
     return AIOKafkaAdminClient(**kafka_link(settings), request_timeout_ms=max(1, int(seconds * 1000)))
 
 
-_send = AIOKafkaConnection.send
-
-
-@wraps(_send)
-def _send_or_close(connection: AIOKafkaConnection, *arguments: Any, **options: Any) -> Any:
+def _or_close(send: Callable[..., Any]) -> Callable[..., Any]:
     """A connection that the broker has just reset is a broken one. uvloop raises RuntimeError where asyncio only warns,
     which aiokafka does not catch (its issue 1038): the task that finds brokers again dies of it unheard, and the client
     waits for brokers for ever."""
-    try:
-        return _send(connection, *arguments, **options)
-    except RuntimeError as error:
-        connection.close(reason=CloseReason.CONNECTION_BROKEN)
-        raise KafkaConnectionError(str(error)) from error
+
+    @wraps(send)
+    def send_or_close(connection: AIOKafkaConnection, *arguments: Any, **options: Any) -> Any:
+        try:
+            return send(connection, *arguments, **options)
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(str(error)) from error
+
+    return send_or_close
 
 
-AIOKafkaConnection.send = _send_or_close
+# The two that write: requests, and the login.
+AIOKafkaConnection.send = _or_close(AIOKafkaConnection.send)
+AIOKafkaConnection._send_sasl_token = _or_close(AIOKafkaConnection._send_sasl_token)  # noqa: SLF001
 
 
 @lru_cache(maxsize=20_000)  # in Python it costs more than all the rest of sending a record, and keys come again

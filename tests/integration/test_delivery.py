@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.errors import KafkaConnectionError
 
 from libs.events.codec import encode
 from libs.events.order import OrderDuplicateDetected
@@ -312,6 +314,12 @@ async def test_commit_that_is_never_answered_holds_nothing_up(hop: Hop, monkeypa
         await hop.arrived(order_id, [1, 2])
 
 
+async def nothing(*_: Any, **__: Any) -> dict[TopicPartition, list[Any]]:
+    """As `getmany` answers while nothing comes."""
+    await asyncio.sleep(0.02)
+    return {}
+
+
 async def test_consumer_whose_client_is_never_answered_is_made_anew(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[AIOKafkaConsumer] = []
 
@@ -321,10 +329,6 @@ async def test_consumer_whose_client_is_never_answered_is_made_anew(hop: Hop, mo
 
     async def unanswered(*_: Any) -> None:
         await asyncio.Event().wait()
-
-    async def nothing(**_: Any) -> dict[TopicPartition, list[Any]]:
-        await asyncio.sleep(0.02)
-        return {}
 
     monkeypatch.setattr("libs.runtime.consumer.new_consumer", kept)
     monkeypatch.setattr("libs.runtime.consumer._ANSWER_SECONDS", 0.5)
@@ -343,10 +347,6 @@ async def test_consumer_whose_client_is_never_answered_is_made_anew(hop: Hop, mo
 async def test_consumer_that_gets_nothing_though_records_are_there_ends_its_process(
     hop: Hop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def nothing(*_: Any, **__: Any) -> dict[TopicPartition, list[Any]]:
-        await asyncio.sleep(0.02)
-        return {}
-
     monkeypatch.setattr("libs.runtime.consumer._STUCK_SECONDS", 0.5)
     monkeypatch.setattr(AIOKafkaConsumer, "getmany", nothing)
     consumer = Consumer(RecordingHandler(hop.tally, hop.name), hop.settings)
@@ -356,28 +356,45 @@ async def test_consumer_that_gets_nothing_though_records_are_there_ends_its_proc
             await asyncio.wait_for(consumer.run(asyncio.Event()), 30)
 
 
+@asynccontextmanager
+async def reset(connection: AIOKafkaConnection) -> AsyncIterator[None]:
+    """As uvloop leaves a connection that its broker has reset, before the client hears of it."""
+    _, closed = await asyncio.open_connection(connection.host, connection.port)
+    closed.close()
+    await closed.wait_closed()
+    kept, connection._writer = connection._writer, closed
+    try:
+        yield
+    finally:
+        kept.close()
+
+
 async def test_client_whose_connections_were_reset_finds_its_broker_again(servers: LocalCluster) -> None:
     """uvloop raises what aiokafka does not catch when a connection is written to that has just been reset."""
     settings = Settings(kafka_bootstrap=servers.kafka_bootstrap)
-    host, port = settings.kafka_bootstrap.split(":")
 
     async def found_again() -> bool:
         async with new_consumer(settings, f"test.{new_id()}") as consumer:
-            _, closed = await asyncio.open_connection(host, int(port))
-            closed.close()
-            await closed.wait_closed()
             await consumer._client.force_metadata_update()
             (connection,) = consumer._client._conns.values()
-            reset, connection._writer = connection._writer, closed
-            try:
-                async with asyncio.timeout(20):
-                    while not await consumer._client.force_metadata_update():
-                        pass
-            finally:
-                reset.close()
+            async with reset(connection), asyncio.timeout(20):
+                while not await consumer._client.force_metadata_update():
+                    pass
             return True
 
     assert await asyncio.to_thread(uvloop.run, found_again())
+
+
+async def test_login_on_a_connection_that_was_reset_is_a_broken_connection(servers: LocalCluster) -> None:
+    host, port = servers.kafka_bootstrap.split(":")
+
+    async def logs_in() -> None:
+        connection = await create_conn(host, int(port))
+        async with reset(connection):
+            connection._send_sasl_token(b"login")
+
+    with pytest.raises(KafkaConnectionError):
+        await asyncio.to_thread(uvloop.run, logs_in())
 
 
 async def test_rewound_position_reads_again_as_duplicates(hop: Hop) -> None:
