@@ -11,7 +11,7 @@ import random
 import shutil
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -206,11 +206,11 @@ class Campaign:
         """Seconds until an order placed from now on gets as far as it cannot without the target.
 
         None if that takes too long, not counting while something else is struck: then nobody can say what it waits for.
-        Orders are placed all the time: those of an outage end as expired, and never arrive.
+        Orders are placed all the time, and looked at until they end: those of an outage expire, and never arrive.
         """
         driver = self._scene.driver
         placing: set[asyncio.Task[Any]] = set()
-        orders: deque[dict[str, Any]] = deque(maxlen=12)
+        orders: list[dict[str, Any]] = []
         placed_at = 0.0
         try:
             while self._may_still_come(since):
@@ -218,9 +218,15 @@ class Campaign:
                     placed_at = time.monotonic()
                     orders.append(order := driver.order("tok_visa", PROBE_SKU))
                     placing.add(asyncio.create_task(driver.place_http(order)))
-                for order in list(orders):
-                    if await self._arrived(target, order):
+                views = await asyncio.gather(*map(driver.view, orders))
+                for view in filter(None, views):
+                    if await self._arrived(target, view):
                         return time.monotonic() - since
+                orders = [
+                    order
+                    for order, view in zip(orders, views, strict=True)
+                    if view is None or view["status"] not in ("REJECTED", "CANCELLED")
+                ]
                 await asyncio.sleep(0.25)
             return None
         finally:
@@ -231,15 +237,12 @@ class Campaign:
         calm_since = now if self._unhealed else max(since, self._last_healed)
         return now < calm_since + PROBE_SECONDS and now < since + 3 * PROBE_SECONDS
 
-    async def _arrived(self, target: str, order: dict[str, Any]) -> bool:
-        found = await self._scene.driver.view(order)
-        if found is None:
-            return False
+    async def _arrived(self, target: str, view: dict[str, Any]) -> bool:
         if target in ("fulfillment", "warehouse", "carrier"):
-            return found["status"] in ("IN_FULFILLMENT", "COMPLETED")
-        if found["status"] not in ("CONFIRMED", "IN_FULFILLMENT", "COMPLETED"):
+            return view["status"] in ("IN_FULFILLMENT", "COMPLETED")
+        if view["status"] not in ("CONFIRMED", "IN_FULFILLMENT", "COMPLETED"):
             return False
-        return target != "tracking" or await self._tracked(found["order_id"])
+        return target != "tracking" or await self._tracked(view["order_id"])
 
     async def _tracked(self, order_id: str) -> bool:
         try:
