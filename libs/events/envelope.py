@@ -6,8 +6,10 @@ The headers carry all of it, so that a consumer fences, deduplicates and skips a
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, Self, TypeVar
+
+import orjson
 
 from libs.events.base import UUID, Event
 
@@ -72,8 +74,8 @@ def to_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
         ("ce_type", envelope.event_type),
         ("ce_source", envelope.source),
         ("ce_subject", envelope.stream_id),
-        ("ce_time", envelope.occurred_at.isoformat()),
-        ("ce_recordedtime", envelope.recorded_at.isoformat()),
+        ("ce_time", _moment_text(envelope.occurred_at)),
+        ("ce_recordedtime", _moment_text(envelope.recorded_at)),
         ("ce_dataschemaversion", str(envelope.schema_version)),
         ("ce_aggregateversion", str(envelope.stream_version)),
         ("ce_correlationid", envelope.correlation_id),
@@ -82,6 +84,11 @@ def to_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
     ]
     headers += [(name, value) for name, attribute in _OPTIONAL if (value := getattr(envelope, attribute))]
     return [(name, value.encode()) for name, value in headers]
+
+
+def _moment_text(moment: datetime) -> str:
+    """The text that `isoformat` makes, which takes as long as three other headers."""
+    return orjson.dumps(moment)[1:-1].decode()
 
 
 class MalformedHeaders(ValueError):
@@ -122,8 +129,9 @@ def _number(headers: Mapping[str, str], name: str, limit: int) -> int:
 
 def _moment(headers: Mapping[str, str], name: str) -> datetime:
     moment = datetime.fromisoformat(headers[name])
-    if moment.tzinfo is None or not 2000 <= moment.year < 2100:
-        raise MalformedHeaders(f"{name} has no offset or is outside the years 2000 to 2099")
+    offset = moment.utcoffset()
+    if offset is None or (offset and offset % timedelta(minutes=1)) or not 2000 <= moment.year < 2100:
+        raise MalformedHeaders(f"{name} has no offset of hours and minutes or is outside the years 2000 to 2099")
     return moment
 
 

@@ -62,9 +62,9 @@ def event_of(row: Any, source: str) -> StoredEvent:
 
 def metadata_of(event: StoredEvent) -> bytes:
     envelope = event.envelope
-    metadata = {
+    metadata: dict[str, Any] = {
         "key": event.key,
-        "occurred_at": envelope.occurred_at.isoformat(),
+        "occurred_at": envelope.occurred_at,
         "correlation_id": envelope.correlation_id,
         "causation_id": envelope.causation_id,
         "source": envelope.source,

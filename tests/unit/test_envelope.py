@@ -62,6 +62,14 @@ def test_time_with_another_offset_is_the_same_moment() -> None:
     assert read(changed("ce_time", "2026-01-05T10:00:00Z")).occurred_at == datetime(2026, 1, 5, 10, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("microsecond", [0, 1, 120_000, 999_999])
+@pytest.mark.parametrize("minutes", [0, 330, -570])
+def test_time_is_written_as_iso_8601(minutes: int, microsecond: int) -> None:
+    moment = FULL.occurred_at.replace(microsecond=microsecond, tzinfo=timezone(timedelta(minutes=minutes)))
+    headers = dict(to_headers(replace(FULL, occurred_at=moment)))
+    assert headers["ce_time"].decode() == moment.isoformat()
+
+
 @pytest.mark.parametrize("name", REQUIRED)
 def test_missing_header_is_named(name: str) -> None:
     with pytest.raises(MalformedHeaders, match=name):
@@ -81,6 +89,7 @@ def test_missing_header_is_named(name: str) -> None:
         ("ce_dataschemaversion", str(1 << 15)),
         ("ce_time", "yesterday"),
         ("ce_time", "2026-01-05T10:00:00"),
+        ("ce_time", "2026-01-05T10:00:00+01:00:01"),
         ("ce_time", "0001-01-01T00:00:00+00:00"),
         ("ce_recordedtime", "9999-12-31T23:59:59-23:59"),
         ("ce_id", "17"),
