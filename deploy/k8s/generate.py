@@ -119,7 +119,9 @@ def database(service: str) -> Iterator[Manifest]:
         "affinity": {"podAntiAffinityType": "required", "topologyKey": "kubernetes.io/hostname"},
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "2Gi"}},
         "postgresql": {
-            "parameters": {"max_connections": "200", "shared_buffers": "512MB"},
+            # After a checkpoint a page is logged whole when it is next changed, and ids are as random as hashes: with
+            # PostgreSQL's 1 GB a busy service would checkpoint all the time, and log several times what it writes.
+            "parameters": {"max_connections": "200", "shared_buffers": "512MB", "max_wal_size": "4GB"},
             # A commit waits for one standby: without that an order that was accepted is lost with the primary, and no
             # process starts (docs/runbooks/does-not-start.md).
             "synchronous": {"method": "any", "number": 1, "dataDurability": "required"},

@@ -328,6 +328,13 @@ def _cluster(one: Manifest, found: Objects) -> Problems:
     pool = Settings.model_fields["postgres_pool"].default
     if most * pool > int(spec["postgresql"]["parameters"]["max_connections"]) - 20:
         yield f"{title(one)} has fewer connections than its service may open"
+    if 2 * _mebibytes(spec["postgresql"]["parameters"]["max_wal_size"]) > _mebibytes(spec["walStorage"]["size"]):
+        yield f"{title(one)} may fill its WAL volume before a checkpoint frees it"
+
+
+def _mebibytes(size: str) -> int:
+    """Of Kubernetes (Gi) and of PostgreSQL (GB), which means the same by it."""
+    return int(size[:-2]) * {"Mi": 1, "MB": 1, "Gi": 1024, "GB": 1024}[size[-2:]]
 
 
 def topics_are_kept_safe(found: Objects) -> Problems:

@@ -441,6 +441,12 @@ BREAKS: list[tuple[policies.Check, str, Break, str]] = [
         "fewer connections",
     ),
     (
+        policies.databases_are_the_services_own,
+        "small WAL volume",
+        lambda f: named(f, "Cluster", "order-db")["spec"]["walStorage"].update(size="5Gi"),
+        "may fill its WAL volume",
+    ),
+    (
         policies.topics_are_kept_safe,
         "one copy",
         lambda f: named(f, "KafkaTopic", "oms.order.events")["spec"].update(replicas=1),
