@@ -87,7 +87,7 @@ def to_headers(envelope: Envelope) -> list[tuple[str, bytes]]:
 
 
 def _moment_text(moment: datetime) -> str:
-    """The text that `isoformat` makes, which takes as long as three other headers."""
+    """The text that `isoformat` makes, in half its time."""
     return orjson.dumps(moment)[1:-1].decode()
 
 
