@@ -219,9 +219,8 @@ class Campaign:
                     orders.append(order := driver.order("tok_visa", PROBE_SKU))
                     placing.add(asyncio.create_task(driver.place_http(order)))
                 views = await asyncio.gather(*map(driver.view, orders))
-                for view in filter(None, views):
-                    if await self._arrived(target, view):
-                        return time.monotonic() - since
+                if any(await asyncio.gather(*(self._arrived(target, view) for view in views if view))):
+                    return time.monotonic() - since
                 orders = [
                     order
                     for order, view in zip(orders, views, strict=True)
@@ -242,15 +241,7 @@ class Campaign:
             return view["status"] in ("IN_FULFILLMENT", "COMPLETED")
         if view["status"] not in ("CONFIRMED", "IN_FULFILLMENT", "COMPLETED"):
             return False
-        return target != "tracking" or await self._tracked(view["order_id"])
-
-    async def _tracked(self, order_id: str) -> bool:
-        try:
-            async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
-                answer = await client.get(f"{self.arena.url('tracking')}/orders/{order_id}")
-                return answer.status_code == 200 and answer.json()["status"] != "RECEIVED"
-        except AWAY:
-            return False
+        return target != "tracking" or await self._scene.driver.tracked(view["order_id"])
 
     # --- measures ------------------------------------------------------------------------------------------------
 

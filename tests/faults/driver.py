@@ -226,6 +226,14 @@ class Driver:
         found: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
         return found
 
+    async def tracked(self, order_id: str) -> bool:
+        """Whether tracking knows more of the order than that it came."""
+        try:
+            answer = await self._client.get(f"{self.urls['tracking']}/orders/{order_id}", timeout=2)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200 and answer.json()["status"] != "RECEIVED"
+
     async def place_http(self, order: dict[str, Any], expect: str = "order") -> str:
         """Repeats under the same key until there is an answer; now and then once more, and once with another body."""
         what = {"channel": order["channel"], "external": order["external_order_id"], "expect": expect}
